@@ -1,0 +1,103 @@
+"""Checks shared by the public functions: one clear error, naming argument, value and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[Any]
+
+MAX_BITS = 8
+
+
+def as_vectors(x: ArrayLike, name: str, *, dim: int | None = None) -> FloatArray:
+    """Return ``x`` as a float32 or float64 array of shape (..., tokens, d).
+
+    float16 is widened to float32, integers to float64; float32 and float64 pass unchanged.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` does not hold real numbers.
+    ValueError
+        If ``x`` has fewer than two axes, is empty, is not finite, or its last axis is not ``dim``.
+    """
+    array = as_real(x, name)
+    if array.ndim < 2:
+        raise ValueError(
+            f"{name} must have shape (..., tokens, d) with at least two axes, got {array.shape}"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {array.shape}")
+    if dim is not None and array.shape[-1] != dim:
+        raise ValueError(f"{name} must have {dim} coordinates on its last axis, got {array.shape}")
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries")
+    return array
+
+
+def as_real(x: ArrayLike, name: str) -> FloatArray:
+    """Return ``x`` as a float32 or float64 array of any shape (see :func:`as_vectors`)."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype in (np.float32, np.float64):
+        return array
+    return array.astype(np.float64)
+
+
+def check_nonzero_norms(norms: FloatArray, name: str) -> None:
+    """Refuse zero-norm vectors: they have no direction to quantize."""
+    zero = int((norms == 0).sum())
+    if zero:
+        raise ValueError(
+            f"{name} must hold nonzero vectors, got {zero} of {norms.size} with norm zero; "
+            "drop those tokens first"
+        )
+
+
+def check_int(value: object, name: str, *, low: int, high: int | None = None) -> int:
+    """Return ``value`` as an int within [low, high]."""
+    allowed = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return int(value)
+
+
+def check_bits(bits: object, name: str = "bits", *, low: int = 0) -> int:
+    """Return ``bits`` as an int from ``low`` to 8."""
+    return check_int(bits, name, low=low, high=MAX_BITS)
+
+
+def check_dim(dim: object, name: str = "dim") -> int:
+    """Return a dimension of at least two as an int."""
+    return check_int(dim, name, low=2)
+
+
+def check_power_of_two(dim: object, name: str = "dim") -> int:
+    """Return ``dim`` if a Walsh-Hadamard matrix of that size exists in Sylvester's form."""
+    size = check_int(dim, name, low=1)
+    if size & (size - 1):
+        padded = 1 << size.bit_length()
+        raise ValueError(
+            f"{name} must be a power of two for a Walsh-Hadamard transform, got {size}; "
+            f"pad the vectors to {padded} with rotations.pad_to_power_of_two, "
+            "or use the 'haar' rotation"
+        )
+    return size
+
+
+def check_choice(value: object, name: str, allowed: Collection[str]) -> str:
+    """Return ``value`` if it is one of the ``allowed`` names."""
+    if not isinstance(value, str) or value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+    return value
