@@ -1,0 +1,337 @@
+"""Schemes for compressing keys and values, as data: encode to packed bytes, decode, count bits.
+
+A :class:`Quantizer` says how one kind of vector is stored; a :class:`Scheme` pairs one for the
+keys with one for the values. :func:`named` builds the five of the book:
+
+======  ==============================  ==============================
+name    keys                            values
+======  ==============================  ==============================
+KV      scalar, no rotation             scalar, no rotation
+WHT     rotated scalar                  rotated scalar
+KQV     rotated scalar                  rotated scalar + sign sketch
+QKV     rotated scalar + sign sketch    rotated scalar
+QKQV    rotated scalar + sign sketch    rotated scalar + sign sketch
+======  ==============================  ==============================
+
+KV, KQV and QKQV are D'Alberto's (arXiv:2605.08114); WHT and QKV complete the factorial. At budget
+n every coordinate costs n bits: an n-bit code, or an (n-1)-bit code and one sketched sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kvlib import codebooks, packing
+from kvlib._validation import (
+    FloatArray,
+    as_vectors,
+    check_bits,
+    check_choice,
+    check_int,
+    check_nonzero_norms,
+)
+from kvlib.codebooks import Codebook
+from kvlib.rotations import Rotation
+from kvlib.sketches import SignSketch
+
+NAMES = ("KV", "WHT", "KQV", "QKV", "QKQV")
+SCALES = ("norm", "unbiased")
+SIDE_DTYPES = ("float16", "float32")
+_CODEBOOKS = {"lloyd-max": codebooks.lloyd_max, "uniform": codebooks.uniform}
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How one vector of d coordinates is stored in ``bits`` bits a coordinate plus a scale.
+
+    Parameters
+    ----------
+    bits : int
+        Budget n a coordinate, 0 to 8. With a sketch, one of them is the sketched sign and the
+        codebook has n - 1.
+    rotation : {"hadamard", "haar", "none"}
+        Applied to the unit vector before the codebook. ``rounds`` counts Hadamard rounds.
+    codebook : {"lloyd-max", "uniform"} or Codebook
+        Scalar quantizer, made for the coordinate law of the dimension at hand; or a ready one.
+    sketch : {None, "gaussian", "haar", "hadamard"}
+        Sign sketch of the residual, d signs a vector, and its scale ("unbiased" or "mmse").
+    scale : {"norm", "unbiased"}
+        Stored per-vector number s of x_hat = s R^T c: the norm |x| (TurboQuant), or
+        |x|^2 / <x, R^T c>, which makes <x, x_hat> = |x|^2 exactly (EDEN), at no extra storage.
+    side_dtype : {"float16", "float32"}
+        Storage of the scale and of the residual norm.
+    """
+
+    bits: int
+    rotation: str = "hadamard"
+    rounds: int = 1
+    codebook: str | Codebook = "lloyd-max"
+    sketch: str | None = None
+    sketch_scale: str = "unbiased"
+    scale: str = "norm"
+    side_dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, low=0 if self.sketch is None else 1)
+        check_choice(self.scale, "scale", SCALES)
+        check_choice(self.side_dtype, "side_dtype", SIDE_DTYPES)
+        if isinstance(self.codebook, str):
+            check_choice(self.codebook, "codebook", tuple(_CODEBOOKS))
+        elif self.codebook.bits != self.codebook_bits:
+            raise ValueError(
+                f"codebook must have {self.codebook_bits} bits for bits={self.bits} and "
+                f"sketch={self.sketch!r}, got {self.codebook.bits}"
+            )
+        # Build both for a dimension that every kind allows, so that a bad name fails here.
+        self.rotation_for(2, seed=0)
+        self.sketch_for(2, seed=0)
+        if self.scale == "unbiased" and self.codebook_bits == 0:
+            raise ValueError(
+                "scale='unbiased' needs at least one codebook bit: a zero-bit code has no "
+                f"direction to rescale, got bits={self.bits} with sketch={self.sketch!r}"
+            )
+
+    @property
+    def codebook_bits(self) -> int:
+        """Bits a coordinate that go to the scalar codebook."""
+        return self.bits if self.sketch is None else self.bits - 1
+
+    def codebook_for(self, dim: int) -> Codebook:
+        """The codebook for vectors of ``dim`` coordinates."""
+        if isinstance(self.codebook, str):
+            return _CODEBOOKS[self.codebook](dim, self.codebook_bits)
+        if self.codebook.dim != dim:
+            raise ValueError(
+                f"x must have {self.codebook.dim} coordinates to fit the codebook, got {dim}"
+            )
+        return self.codebook
+
+    def rotation_for(self, dim: int, *, seed: int) -> Rotation:
+        """The rotation drawn with ``seed``."""
+        return Rotation(self.rotation, dim, seed=seed, rounds=self.rounds)
+
+    def sketch_for(self, dim: int, *, seed: int) -> SignSketch | None:
+        """The sign sketch drawn with ``seed``, independent of the rotation; None without one."""
+        if self.sketch is None:
+            return None
+        return SignSketch(self.sketch, dim, scale=self.sketch_scale, seed=seed)
+
+    def encode(self, x: ArrayLike, *, seed: int = 0) -> Encoded:
+        """Compress vectors.
+
+        Parameters
+        ----------
+        x : array, shape (..., tokens, d)
+            float16, float32 or float64; computed in float32 at least. Finite, no zero vectors.
+        seed : int
+            Draws the rotation and the sketch, shared by all vectors of ``x``.
+
+        Returns
+        -------
+        Encoded
+
+        Raises
+        ------
+        TypeError, ValueError
+            On anything else, naming the argument and what is allowed.
+        """
+        check_int(seed, "seed", low=0)
+        vectors = as_vectors(x, "x")
+        dim = vectors.shape[-1]
+        norms = np.linalg.norm(vectors, axis=-1)
+        check_nonzero_norms(norms, "x")
+        codebook = self.codebook_for(dim)
+        unit = self.rotation_for(dim, seed=seed).apply(vectors / norms[..., None])
+        codes = codebook.quantize(unit)
+        if self.scale == "unbiased":
+            norms = norms / (unit * codebook.dequantize(codes, unit.dtype)).sum(axis=-1)
+        encoded = Encoded(
+            quantizer=self,
+            seed=seed,
+            dim=dim,
+            dtype=vectors.dtype.name,
+            codes=packing.pack(codes, self.codebook_bits),
+            scales=_store(norms, self.side_dtype) if self.codebook_bits else None,
+        )
+        sketch = self.sketch_for(dim, seed=seed)
+        return encoded if sketch is None else encoded.with_residual(vectors, sketch)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Compressed vectors: every array here is what a cache would hold in memory.
+
+    Attributes
+    ----------
+    quantizer, seed, dim, dtype
+        What is needed to decode; shared by all vectors and not counted.
+    codes : uint8 array, shape (..., tokens, ceil(d * codebook_bits / 8))
+        Packed codebook indices.
+    scales : float16 or float32 array, shape (..., tokens), or None
+        Stored per-vector scale; None when the codebook has zero bits and nothing to scale.
+    signs : uint8 array, shape (..., tokens, ceil(d / 8)), or None
+        Packed signs of the sketched residual.
+    residual_norms : array, shape (..., tokens), or None
+    """
+
+    quantizer: Quantizer
+    seed: int
+    dim: int
+    dtype: str
+    codes: NDArray[np.uint8]
+    scales: FloatArray | None
+    signs: NDArray[np.uint8] | None = None
+    residual_norms: FloatArray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (..., tokens, d) of the vectors."""
+        return (*self.codes.shape[:-1], self.dim)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales, signs and residual norms together."""
+        parts = (self.codes, self.scales, self.signs, self.residual_norms)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    @property
+    def bits_per_coordinate(self) -> float:
+        """Stored bits over coordinates, scales and norms included, counted from the bytes."""
+        return 8 * self.nbytes / int(np.prod(self.shape))
+
+    def with_residual(self, x: FloatArray, sketch: SignSketch) -> Encoded:
+        """Add the sign sketch of x - (scalar stage decoded), in the space of ``x``."""
+        residual = x - self._decode_codes()
+        signs = packing.pack(sketch.signs(residual).astype(np.uint8), 1)
+        norms = _store(np.linalg.norm(residual, axis=-1), self.quantizer.side_dtype, zero_ok=True)
+        return Encoded(
+            self.quantizer, self.seed, self.dim, self.dtype, self.codes, self.scales, signs, norms
+        )
+
+    def decode(self) -> FloatArray:
+        """Reconstruct the vectors, shape (..., tokens, d), float32 or float64 as computed."""
+        x_hat = self._decode_codes()
+        sketch = self.quantizer.sketch_for(self.dim, seed=self.seed)
+        if sketch is None:
+            return x_hat
+        assert self.signs is not None
+        assert self.residual_norms is not None
+        signs = packing.unpack(self.signs, 1, sketch.row_count).astype(bool)
+        return x_hat + sketch.reconstruct(signs, self.residual_norms.astype(self.dtype))
+
+    def _decode_codes(self) -> FloatArray:
+        if self.scales is None:
+            return np.zeros(self.shape, dtype=self.dtype)
+        codes = packing.unpack(self.codes, self.quantizer.codebook_bits, self.dim)
+        levels = self.quantizer.codebook_for(self.dim).dequantize(codes, np.dtype(self.dtype))
+        unit = self.quantizer.rotation_for(self.dim, seed=self.seed).inverse(levels)
+        return self.scales.astype(self.dtype)[..., None] * unit
+
+
+def _store(numbers: FloatArray, dtype: str, *, zero_ok: bool = False) -> FloatArray:
+    """Round per-vector numbers to their stored type, refusing what it cannot hold."""
+    with np.errstate(over="ignore"):
+        stored = numbers.astype(dtype)
+    if not np.isfinite(stored).all() or (not zero_ok and (stored == 0).any()):
+        raise ValueError(
+            f"side_dtype={dtype!r} cannot hold per-vector scales from {numbers.min():.3g} to "
+            f"{numbers.max():.3g}; use side_dtype='float32' or rescale the vectors"
+        )
+    return stored
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A quantizer for keys and one for values."""
+
+    name: str
+    key: Quantizer
+    value: Quantizer
+
+    def encode(self, k: ArrayLike, v: ArrayLike, *, seed: int = 0) -> EncodedCache:
+        """Compress keys and values of equal leading shape (..., tokens, d) each.
+
+        One ``seed`` draws independent randomness for K and for V, the same for every scheme, so
+        that schemes encoded with equal seeds are paired.
+        """
+        check_int(seed, "seed", low=0)
+        keys, values = as_vectors(k, "k"), as_vectors(v, "v")
+        if keys.shape[:-1] != values.shape[:-1]:
+            raise ValueError(
+                f"k and v must hold the same tokens, got shapes {keys.shape} and {values.shape}"
+            )
+        return EncodedCache(
+            self,
+            self.key.encode(keys, seed=2 * seed),
+            self.value.encode(values, seed=2 * seed + 1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedCache:
+    """Compressed keys and values of one scheme."""
+
+    scheme: Scheme
+    key: Encoded
+    value: Encoded
+
+    def decode(self) -> tuple[FloatArray, FloatArray]:
+        """Reconstructed keys and values."""
+        return self.key.decode(), self.value.decode()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.key.nbytes + self.value.nbytes
+
+    @property
+    def bits_per_coordinate(self) -> float:
+        """Stored bits over coordinates, keys and values together."""
+        coordinates = int(np.prod(self.key.shape)) + int(np.prod(self.value.shape))
+        return 8 * self.nbytes / coordinates
+
+
+def named(
+    name: str,
+    bits: int,
+    *,
+    rotation: str = "hadamard",
+    rounds: int = 1,
+    sketch: str = "gaussian",
+    sketch_scale: str = "unbiased",
+    scale: str = "norm",
+    side_dtype: str = "float16",
+) -> Scheme:
+    """One of the book's five schemes at budget ``bits`` a coordinate (see the module's table).
+
+    Parameters
+    ----------
+    name : {"KV", "WHT", "KQV", "QKV", "QKQV"}
+    bits : int
+        n, 1 to 8, for keys and for values alike.
+    rotation, rounds
+        Of the rotated schemes; KV has none.
+    sketch, sketch_scale
+        Of the sketched caches.
+    scale, side_dtype
+        Of every quantizer that can have them: a sketched 1-bit budget has no codebook to rescale
+        and keeps its residual norm only.
+    """
+    check_choice(name, "name", NAMES)
+    check_bits(bits, low=1)
+
+    def quantizer(sketched: bool) -> Quantizer:
+        return Quantizer(
+            bits,
+            rotation="none" if name == "KV" else rotation,
+            rounds=1 if name == "KV" else rounds,
+            sketch=sketch if sketched else None,
+            sketch_scale=sketch_scale,
+            scale="norm" if sketched and bits == 1 else scale,
+            side_dtype=side_dtype,
+        )
+
+    return Scheme(name, quantizer(name in ("QKV", "QKQV")), quantizer(name in ("KQV", "QKQV")))
