@@ -1,0 +1,46 @@
+# The book in two commands: `make book` builds it, `make test` proves it.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PORT ?= 8000
+IN_VENV := .venv/bin/python
+
+# One thread to a process: chapters run side by side, and sums keep one order.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export PYTHONHASHSEED := 0
+# Parameters and the chapter's number reach the scripts through the environment, quotes intact.
+export P
+export N
+
+.PHONY: help environment book chapter serve test times lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+environment: ## make or update .venv from requirements.txt
+	@$(PYTHON) book/tools/environment.py
+
+book: environment ## execute what changed, then build the book (P="seed=7" for a run of your own)
+	@$(IN_VENV) book/tools/execute.py --parameters "$$P"
+	@$(IN_VENV) book/tools/pages.py --parameters "$$P"
+	@$(IN_VENV) book/tools/render.py --parameters "$$P"
+
+chapter: environment ## execute one chapter again: make chapter N=02 [P="seed=7 trials=100"]
+	@$(IN_VENV) book/tools/execute.py --chapter "$$N" --parameters "$$P"
+
+serve: environment ## show the built book on localhost (PORT=8000)
+	@$(IN_VENV) book/tools/serve.py --port $(PORT)
+
+test: environment ## everything that must hold: style, types, tests, notebooks, book, browser
+	@$(IN_VENV) book/tools/gate.py
+
+times: environment ## measure each chapter alone and rewrite book/run_times.json
+	@$(IN_VENV) book/tools/execute.py --times
+	@$(IN_VENV) book/tools/pages.py
+
+lock: environment ## pin requirements.txt again from pyproject.toml (needs the network)
+	@$(IN_VENV) book/tools/lock.py
+
+clean: ## remove what was built (the environment stays)
+	rm -rf _build

@@ -1,0 +1,348 @@
+"""What a chapter is: where it lies, what it depends on, how it is stored, when it is stale."""
+
+import ast
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "kvlib"
+# A chapter that reaches this module may load any captured cache.
+DATA_MODULE = "caches"
+RECORD = "executed.json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "pygments_lexer": "ipython3",
+}
+
+
+class ChapterProblem(Exception):
+    """Something wrong with a chapter or a request for one; the message is for the user."""
+
+
+def chapters(root):
+    """Paths of the chapters' notebooks, in order."""
+    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def find_chapter(root, number):
+    """The notebook of a chapter given as "2" or "02".
+
+    Raises
+    ------
+    ChapterProblem
+        If no notebook has that number.
+    """
+    known = [path.stem[:2] for path in chapters(root)]
+    wanted = str(number).strip().zfill(2)
+    if wanted not in known:
+        given = f"N={number}" if number else "no number"
+        raise ChapterProblem(
+            f"{given} names no chapter; there are {', '.join(known) or 'none yet'} "
+            "(example: make chapter N=02)"
+        )
+    return chapters(root)[known.index(wanted)]
+
+
+def read(path):
+    """A notebook as nbformat 4 with unique cell ids.
+
+    Raises
+    ------
+    ChapterProblem
+        If the file is not a notebook.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ChapterProblem(f"{path.name} is not a readable notebook: {error}") from error
+
+
+def code_cells(notebook):
+    """The notebook's code cells that hold any code."""
+    return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+
+
+# ---------------------------------------------------------------- dependencies
+
+
+def imported(source, package_dir):
+    """Modules of kvlib that a piece of Python names in its import statements.
+
+    Parameters
+    ----------
+    source : str
+        Python source, of a module of kvlib or of a notebook's code cells.
+    package_dir : Path
+        The folder of kvlib; tells a module from a name inside a module.
+
+    Returns
+    -------
+    set of str
+        Names like "codebooks", relative to the package; "" is the package itself.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[2] for name in node.names if inside(name.name)}
+        elif isinstance(node, ast.ImportFrom) and (node.level or inside(node.module or "")):
+            # All modules of kvlib lie in one folder, so every relative import starts there.
+            base = node.module or "" if node.level else node.module.partition(".")[2]
+            candidates = {".".join(filter(None, (base, name.name))) for name in node.names}
+            found |= {name for name in candidates if module_file(name, package_dir)} | {base}
+    return {name for name in found if module_file(name, package_dir)}
+
+
+def inside(dotted):
+    """Whether a dotted name belongs to kvlib."""
+    return dotted.split(".")[0] == PACKAGE
+
+
+def module_file(name, package_dir):
+    """The file of a module of kvlib, or None."""
+    stem = package_dir.joinpath(*name.split(".")) if name else package_dir
+    files = [stem / "__init__.py"] + ([stem.with_suffix(".py")] if name else [])
+    return next((path for path in files if path.is_file()), None)
+
+
+def python_source(notebook):
+    """The notebook's code as one piece of plain Python, magics translated."""
+    transform = TransformerManager().transform_cell
+    return "\n".join(transform(cell.source) for cell in code_cells(notebook))
+
+
+def dependencies(path, root):
+    """Every file whose change makes a chapter's results out of date.
+
+    Returns
+    -------
+    set of Path
+        The notebook, the modules of kvlib it reaches, the data it may load and the pins.
+
+    Raises
+    ------
+    ChapterProblem
+        If its code or a module's is not valid Python.
+    """
+    package = root / PACKAGE
+    sources = {path: python_source(read(path))}
+    waiting = [(path, sources[path])]
+    reached = set()
+    while waiting:
+        origin, source = waiting.pop()
+        try:
+            names = imported(source, package)
+        except SyntaxError as error:
+            raise ChapterProblem(f"{origin.name} is not valid Python: {error}") from error
+        for name in names | ({""} if names else set()):
+            file = module_file(name, package)
+            if file is not None and file not in sources:
+                reached.add(name)
+                sources[file] = file.read_text(encoding="utf-8")
+                waiting.append((file, sources[file]))
+    files = set(sources) | data_files(root, reached, "\n".join(sources.values()))
+    pins = root / "requirements.txt"
+    return files | ({pins} if pins.exists() else set())
+
+
+def data_files(root, modules, text):
+    """Data a chapter may load: all of it through `kvlib.caches`, else the files it names."""
+    data = [p for p in sorted((root / "book" / "data").glob("**/*")) if p.is_file()]
+    return {path for path in data if DATA_MODULE in modules or path.name in text}
+
+
+# ------------------------------------------------------------------- staleness
+
+
+def fingerprint(path):
+    """Content hash and time of change: either one differing means "changed", as with make."""
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "mtime_ns": path.stat().st_mtime_ns,
+    }
+
+
+def snapshot(path, root):
+    """The state of everything a chapter depends on."""
+    files = sorted(dependencies(path, root))
+    state = {file.relative_to(root).as_posix(): fingerprint(file) for file in files}
+    return {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", "inputs": state}
+
+
+def load_record(folder):
+    """What was executed under which state; empty where nothing readable is stored."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def save_record(folder, record):
+    """Store the record in one step."""
+    write_atomically(folder / RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def why_stale(path, result, root, record):
+    """Why a chapter must be executed, or None where its result is current.
+
+    Parameters
+    ----------
+    path, result : Path
+        The chapter's source and where its executed form is kept (the same file, except in
+        runs with parameters of one's own).
+    root : Path
+        The repository.
+    record : dict
+        As from `load_record`.
+    """
+    entry = record.get(path.name)
+    if entry is None:
+        return "never executed here"
+    if not result.exists():
+        return "no result"
+    now = snapshot(path, root)
+    if entry.get("python") != now["python"]:
+        return "another Python"
+    before = entry.get("inputs", {})
+    changed = [k for k in sorted(before | now["inputs"]) if before.get(k) != now["inputs"].get(k)]
+    if changed:
+        return f"{changed[0]} changed" + (f" and {len(changed) - 1} more" if changed[1:] else "")
+    if entry.get("result") != fingerprint(result)["sha256"]:
+        return "its result changed"
+    problems = unfinished(read(result))
+    return problems[0] if problems else None
+
+
+# --------------------------------------------------------------------- storage
+
+
+def unfinished(notebook):
+    """What shows that a notebook was not executed from top to bottom without complaint."""
+    problems = []
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        if cell.execution_count != number:
+            problems.append(f"code cell {number} has execution count {cell.execution_count}")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                problems.append(f"code cell {number} ends in {output.ename}: {output.evalue}")
+            if output.output_type == "stream" and output.name == "stderr":
+                line = (output.text.strip().splitlines() or [""])[0]
+                problems.append(f"code cell {number} writes to stderr: {line}")
+    return problems
+
+
+def normalise(notebook):
+    """Drop from an executed notebook what differs from run to run or from machine to machine.
+
+    Execution counts become 1..N, neighbouring pieces of one stream are joined, and only the
+    stable part of the metadata stays. The notebook is changed in place and returned.
+    """
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.metadata["language_info"] = dict(LANGUAGE)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    count = 0
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+        if cell.cell_type != "code":
+            continue
+        ran = cell.execution_count is not None
+        count += ran
+        cell.execution_count = count if ran else None
+        cell.outputs = join_streams(cell.outputs)
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = cell.execution_count
+    return notebook
+
+
+def join_streams(outputs):
+    """Merge neighbouring pieces of the same stream: where it is cut is a matter of timing."""
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and output.output_type == last.output_type == "stream"
+            and output.name == last.name
+        ):
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def serialise(notebook):
+    """The one text form in which a notebook is stored."""
+    return nbformat.writes(notebook, indent=1, ensure_ascii=False).rstrip("\n") + "\n"
+
+
+def write_atomically(path, text):
+    """Replace a file in one step, so that a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_if_changed(path, text):
+    """Store text unless the file holds it already; says whether it was written."""
+    if path.exists() and path.read_bytes() == text.encode("utf-8"):
+        return False
+    write_atomically(path, text)
+    return True
+
+
+# ------------------------------------------------------------------ parameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the results of one set of parameters go.
+
+    Attributes
+    ----------
+    root : Path
+        The repository.
+    parameters : dict
+        Values given on the command line; empty for the committed book.
+    """
+
+    root: Path
+    parameters: dict
+
+    @property
+    def folder(self):
+        """Folder of the book this run makes: the repository, or one below `_build/runs`."""
+        if not self.parameters:
+            return self.root
+        text = ",".join(f"{key}={value!r}" for key, value in sorted(self.parameters.items()))
+        plain = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text)
+        if plain != text or len(plain) > 80:
+            plain = f"{plain[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return self.root / "_build" / "runs" / plain
+
+    @property
+    def record_folder(self):
+        """Folder of the record of what was executed."""
+        return self.folder if self.parameters else self.root / "_build"
+
+    def result(self, path):
+        """Where the executed form of a chapter is kept."""
+        return self.folder / "notebooks" / path.name
