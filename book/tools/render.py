@@ -78,8 +78,6 @@ def main(argv=None):
     try:
         root = options.root.resolve()
         run = Run(root, parameters.parse(options.parameters))
-        if run.parameters:
-            stage(run)
         index = build(run.folder, options.verbose)
     except ChapterProblem as problem:
         print(f"error: {problem}", file=sys.stderr)

@@ -1,0 +1,266 @@
+"""Write the parts of the book that are read off the ledger and the run times.
+
+    python book/tools/pages.py            # rewrite what is not current
+    python book/tools/pages.py --check    # only say whether all is current
+
+These are `book/claims.md` (all of it) and the tables between markers in `README.md` and
+`book/reproduce.md`. The numbers come from the executed notebooks, through `kvlib.claims`.
+"""
+
+import argparse
+import re
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import parameters
+from chapters import ROOT, ChapterProblem, Run, chapters, read, write_if_changed
+from execute import read_times
+from render import stage
+
+NOT_TESTED = "NOT YET TESTED"
+MARK = "<!-- generated: {name} -->"
+END = "<!-- end of generated: {name} -->"
+INTRODUCTION = """\
+<!-- Written by book/tools/pages.py from the executed notebooks; do not edit. -->
+(claims)=
+# The claims, one by one
+
+Every row is read off the executed chapters when the book is built. A verdict is computed by a
+rule that the chapter fixed before it measured; it links to the cell that computed it.
+
+- **SUPPORTED**: the whole interval of every measurement lies where the prediction said.
+- **NOT SUPPORTED**: the whole interval lies outside.
+- **PARTIAL**: some checks of the claim hold and some fail.
+- **INCONCLUSIVE**: an interval straddles the boundary, so these measurements cannot decide.
+- **NOT YET TESTED**: no chapter has measured it; the column "predicted" says what we expect.
+
+Where a claim has several checks, the row shows the one its verdict hangs on; the cell shows all.
+"""
+
+
+# ------------------------------------------------------------------ small parts
+
+
+def escape(text):
+    """Plain text as markdown that shows it literally, within one table cell."""
+    return re.sub(r"([\\`*_<>|\[\]$~#^])", r"\\\1", " ".join(str(text).split()))
+
+
+def number(value):
+    """A measured value; a whole one without a decimal point."""
+    return str(value) if isinstance(value, str) else f"{value:.4g}"
+
+
+def measured(row):
+    """Value and interval of a row, or a dash."""
+    if row["measured"] is None:
+        return "—"
+    if row["low"] is None or row["low"] == row["high"]:
+        return f"{escape(number(row['measured']))} (exact)"
+    return escape(f"{number(row['measured'])} [{number(row['low'])}, {number(row['high'])}]")
+
+
+def badge(row):
+    """The verdict in its colour, linked to the cell that computed it."""
+    css = "not-tested" if row["verdict"] == NOT_TESTED else row["verdict"].lower().replace(" ", "-")
+    text = f'<span class="kv-badge {css}">{row["verdict"]}</span>'
+    if not row["notebook"]:
+        return text
+    page = "../" + row["notebook"].removesuffix(".ipynb") + ".html"
+    return f'<a href="{page}#{row["anchor"]}">{text}</a>'
+
+
+def title(path):
+    """A chapter's title: its first heading."""
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            match = re.search(r"^# +(.+)$", cell.source, re.MULTILINE)
+            if match:
+                return match.group(1).strip()
+    raise ChapterProblem(f"{path.name} has no title (a first heading)")
+
+
+def table(header, rows):
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# ------------------------------------------------------------------ claims page
+
+
+def claims_page(ledger, titles):
+    """The text of `book/claims.md`.
+
+    Parameters
+    ----------
+    ledger : list of dict
+        As from `kvlib.claims.read_ledger`.
+    titles : dict
+        Chapter number to (path from the repository, title), of the chapters there are.
+    """
+    paper = [row for row in ledger if row["kind"] == "paper"]
+    results = [row for row in ledger if row["kind"] != "paper"]
+    text = [INTRODUCTION, "## What the paper claims\n", tally(paper) + "\n"]
+    text += sections(paper, titles)
+    text += ["## What the book derives\n", tally(results) + "\n"]
+    text += sections(results, titles)
+    return "\n".join(text).rstrip("\n") + "\n"
+
+
+def tally(rows):
+    """How many rows have which verdict."""
+    verdicts = [row["verdict"] for row in rows]
+    kinds = sorted(set(verdicts), key=lambda kind: (kind == NOT_TESTED, kind))
+    parts = [f"{verdicts.count(kind)} {kind.lower()}" for kind in kinds]
+    return f"{len(rows)} in all: {', '.join(parts)}."
+
+
+def sections(rows, titles):
+    """One table for the rows of each chapter."""
+    ordered = sorted(rows, key=lambda row: (chapter_of(row), row["id"]))
+    for chapter, group in groupby(ordered, key=chapter_of):
+        if chapter in titles:
+            path, name = titles[chapter]
+            yield f"### Chapter {chapter}: [{name}](../{path})\n"
+        else:
+            yield f"### To be tested in chapter {chapter}\n"
+        yield ":::{div} kv-claims"
+        yield claims_table(list(group))
+        yield ":::\n"
+
+
+def chapter_of(row):
+    """Number of the chapter that judged a claim, or of the one that will."""
+    return int(Path(row["notebook"]).name[:2]) if row["notebook"] else row["chapter"]
+
+
+def claims_table(rows):
+    """The rows of one chapter."""
+    paper = rows[0]["kind"] == "paper"
+    header = ["id", "claim" if paper else "result", "predicted", "measured", "verdict"]
+    return table(header, [claim_row(row) for row in rows])
+
+
+def claim_row(row):
+    """One row of the claims page, which cross references can name by its id."""
+    statement = escape(row["statement"])
+    place = "; ".join(escape(row[key]) for key in ("published", "place") if row[key])
+    if place:
+        statement += f"<br><small>{'Paper: ' if row['kind'] == 'paper' else ''}{place}</small>"
+    name = f'<span id="{row["id"].lower()}">{row["id"]}</span>'
+    return [name, statement, escape(row["prediction"]), measured(row), badge(row)]
+
+
+# --------------------------------------------------------- tables between markers
+
+
+def chapter_table(ledger, folder, times):
+    """The README's table: chapter, claims with verdicts, run time."""
+    rows = []
+    for path in chapters(folder):
+        place = path.relative_to(folder).as_posix()
+        judged = [row for row in ledger if row["notebook"] == place]
+        claims = ", ".join(row["id"] for row in judged) or "—"
+        verdicts = "<br>".join(f"{row['id']} {row['verdict']}" for row in judged) or "—"
+        seconds = times.get("chapters", {}).get(path.name)
+        shown = "—" if seconds is None else f"{seconds:.0f} s"
+        name = f"{int(path.stem[:2])}. [{title(path)}]({place})"
+        rows.append([name, claims, verdicts, shown])
+    waiting = [row["id"] for row in ledger if row["verdict"] == NOT_TESTED]
+    text = table(["chapter", "judges", "verdict", "run time"], rows)
+    if waiting:
+        text += f"\n\nNot yet tested: {', '.join(waiting)}."
+    return text
+
+
+def times_table(root, times):
+    """The run times of the chapters, as `make times` measured them."""
+    if not times:
+        return "Run times have not been measured yet (`make times`)."
+    rows = [
+        [f"[{title(path)}](../{path.relative_to(root).as_posix()})", f"{seconds:.1f} s"]
+        for path in chapters(root)
+        if (seconds := times["chapters"].get(path.name)) is not None
+    ]
+    rows.append([f"all together, on {times['cores']} cores", f"{times['together']:.1f} s"])
+    heading = f"Measured with Python {times['python']}, each chapter alone in a fresh process."
+    return f"{heading}\n\n{table(['chapter', 'run time'], rows)}"
+
+
+def fill(text, name, content):
+    """Text with what stands between the two markers of a name replaced.
+
+    Raises
+    ------
+    ChapterProblem
+        If the markers are not there, once each.
+    """
+    begin, end = MARK.format(name=name), END.format(name=name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ChapterProblem(f"the markers of the generated part {name!r} are missing or repeated")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def generated(folder):
+    """Path to text of every generated page of a book, as it should be now."""
+    from kvlib.claims import read_ledger
+
+    try:
+        ledger = read_ledger(folder / "notebooks")
+    except ValueError as error:
+        raise ChapterProblem(f"the ledger: {error}") from error
+    times = read_times(folder)
+    titles = {
+        int(path.stem[:2]): (path.relative_to(folder).as_posix(), title(path))
+        for path in chapters(folder)
+    }
+    wanted = {folder / "book" / "claims.md": claims_page(ledger, titles)}
+    marked = {
+        folder / "README.md": ("chapters", lambda: chapter_table(ledger, folder, times)),
+        folder / "book" / "reproduce.md": ("times", lambda: times_table(folder, times)),
+    }
+    for path, (name, content) in marked.items():
+        if path.exists():
+            wanted[path] = fill(path.read_text(encoding="utf-8"), name, content())
+    return wanted
+
+
+def outdated(folder):
+    """Generated pages that are not what the notebooks say."""
+    return [
+        path
+        for path, text in generated(folder).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def main(argv=None):
+    """Entry point of the step between execution and build."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
+    parser.add_argument("--parameters", default="", help="those of the run whose pages to write")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if not current")
+    options = parser.parse_args(argv)
+    try:
+        run = Run(options.root.resolve(), parameters.parse(options.parameters))
+        if run.parameters:
+            stage(run)
+        if options.check:
+            names = [path.relative_to(run.folder).as_posix() for path in outdated(run.folder)]
+            if names:
+                raise ChapterProblem(f"not current, run `make book`: {', '.join(names)}")
+            return 0
+        for path, text in generated(run.folder).items():
+            if write_if_changed(path, text):
+                print(f"pages: {path.relative_to(run.folder)} written")
+    except ChapterProblem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
