@@ -166,5 +166,7 @@ class Rotation:
     def _checked(self, x: FloatArray) -> FloatArray:
         array = as_real(x, "x")
         if array.ndim == 0 or array.shape[-1] != self.dim:
-            raise ValueError(f"x must have {self.dim} coordinates on its last axis, got {x.shape}")
+            raise ValueError(
+                f"x must have {self.dim} coordinates on its last axis, got {array.shape}"
+            )
         return array
