@@ -42,7 +42,8 @@ def pack(codes: ByteArray, bits: int) -> ByteArray:
     if n == 8:
         return codes.copy()
     planes = np.unpackbits(codes[..., None], axis=-1, count=n, bitorder="little")
-    return np.packbits(planes.reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+    planes = planes.reshape(*codes.shape[:-1], codes.shape[-1] * n)
+    return np.packbits(planes, axis=-1, bitorder="little")
 
 
 def unpack(packed: ByteArray, bits: int, dim: int) -> ByteArray:
