@@ -39,6 +39,8 @@ def _weight(t, dim, power):
 
 def _integral(low, high, dim, power):
     """Unnormalised partial moment over [low, high], in panels of at most two deviations."""
+    if low < 0 < high:  # no panel across a change of sign
+        return _integral(low, 0, dim, power) + _integral(0, high, dim, power)
     limit = 40.0
     ends = np.clip(np.sqrt(dim) * np.arcsin([low, high]), -limit, limit)
     panels = np.linspace(*ends, 2 + int((ends[1] - ends[0]) // 2))
@@ -141,7 +143,7 @@ def exhaustive_distortion(dim, bits, points=1000):
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         cost = cell_second - cell_first**2 / cell_mass
-    cost[np.tril_indices(points + 1)] = np.inf
+    cost[~(cell_mass > 1e-13)] = np.inf  # below the diagonal, and cells lost to rounding
     best = cost[0]
     for _ in range(2**bits - 1):
         best = (best[:, None] + cost).min(axis=0)
