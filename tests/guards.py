@@ -208,10 +208,11 @@ NUMBER = re.compile(
 )
 # Levels that are a convention, not a result.
 LEVELS = {"5", "50", "90", "95", "99", "99.9", "100"}
-# "Section 3.2", "Python 3.11", "CC BY 4.0", "version 1.2", "arXiv:2605.08114" are names.
+# "Section 3.2", "Python 3.11 or 3.12", "CC BY 4.0", "version 1.2", "arXiv:2605.08114" are names.
 NAMED = re.compile(
     r"(?:Sections?|Lemmas?|Theorems?|Tables?|Figures?|Figs?\.|Eqs?\.|Equations?|Algorithms?"
     r"|Appendix|Python|[Vv]ersions?|CC\s*BY|Apache|MIT|arXiv:?)\s*\(?v?\d+\.\d+(?:\.\d+)*\)?"
+    r"(?:(?:,|,? or|,? and| to)\s+\d+\.\d+(?!\d*\s?%))*"
 )
 
 

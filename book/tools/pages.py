@@ -139,7 +139,7 @@ def chapter_of(row):
 def claims_table(rows):
     """The rows of one chapter."""
     paper = rows[0]["kind"] == "paper"
-    header = ["id", "claim" if paper else "result", "predicted", "measured", "verdict"]
+    header = ["verdict", "claim" if paper else "result", "predicted", "measured"]
     return table(header, [claim_row(row) for row in rows])
 
 
@@ -149,8 +149,8 @@ def claim_row(row):
     place = "; ".join(escape(row[key]) for key in ("published", "place") if row[key])
     if place:
         statement += f"<br><small>{'Paper: ' if row['kind'] == 'paper' else ''}{place}</small>"
-    name = f'<span id="{row["id"].lower()}">{row["id"]}</span>'
-    return [name, statement, escape(row["prediction"]), measured(row), badge(row)]
+    name = f'<strong id="{row["id"].lower()}">{row["id"]}</strong><br>{badge(row)}'
+    return [name, statement, escape(row["prediction"]), measured(row)]
 
 
 # --------------------------------------------------------- tables between markers

@@ -1,7 +1,7 @@
 """Parameters given on the command line, checked against each chapter's `parameters` cell."""
 
 import ast
-import shlex
+import re
 
 import papermill
 from chapters import ChapterProblem
@@ -36,20 +36,14 @@ def parse(text):
         except (ValueError, SyntaxError) as error:
             raise ChapterProblem(
                 f"P: the value of {name}, {literal!r}, is not a Python literal "
-                "(a number, or a quoted string, list or tuple without blanks)"
+                "(a number, a quoted string, a list or a tuple)"
             ) from error
     return values
 
 
 def split(text):
-    """Cut at blanks outside quotes, leaving the quotes in place."""
-    lexer = shlex.shlex(text, posix=False, punctuation_chars="")
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    try:
-        return list(lexer)
-    except ValueError as error:
-        raise ChapterProblem(f"P: {error} in {text!r}") from error
+    """Cut at the blanks before each ``name=``, so that values may hold blanks themselves."""
+    return re.split(r"\s+(?=[A-Za-z_]\w*=)", text.strip()) if text.strip() else []
 
 
 def known(path):
