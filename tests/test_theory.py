@@ -1,10 +1,12 @@
 """Closed forms against quadrature, published constants and the exact codebooks."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy import integrate
+from scipy import integrate, special
+from scipy.linalg import hadamard
 
 from kvlib import codebooks, sphere, theory
 
@@ -89,9 +91,81 @@ def test_orthogonal_sketch_limits():
     assert tie == pytest.approx(theory.one_bit_distortion(128), rel=1e-12)
 
 
+def kurtosis_over_all_signs(x, rounds):
+    """Mean kurtosis of H D .. H D x over every choice of signs, and of its first coordinate."""
+    d = x.size
+    rotations = [
+        hadamard(d) / math.sqrt(d) * np.array(s) for s in itertools.product((1, -1), repeat=d)
+    ]
+    y = x[None]
+    for _ in range(rounds):
+        y = np.concatenate([y @ r.T for r in rotations])
+    return d * (y**4).sum(-1).mean(), d**2 * (y[:, 0] ** 4).mean()
+
+
+@pytest.mark.parametrize("x", [[1, 0, 0, 0], [1, 1, 1, 1], [5, -1, 2, 0.5]])
+def test_hadamard_kurtosis_is_the_mean_over_all_signs(x):
+    u = np.array(x, dtype=float) / np.linalg.norm(x)
+    before = 4 * (u**4).sum()
+    for rounds in (1, 2, 3):
+        expected = theory.hadamard_kurtosis(before, 4, rounds)
+        assert kurtosis_over_all_signs(u, rounds) == pytest.approx((expected, expected))
+        # Negative control: the sphere's kurtosis, which holds for a Haar rotation.
+        assert expected != pytest.approx(sphere.kurtosis(4), abs=0.05)
+
+
+def test_hadamard_kurtosis_leaves_the_sphere_alone_and_tends_to_it():
+    assert theory.hadamard_kurtosis(sphere.kurtosis(8), 8) == pytest.approx(sphere.kurtosis(8))
+    assert theory.hadamard_kurtosis(64, 64) == pytest.approx(1)
+    assert theory.hadamard_kurtosis(64, 64, 8) == pytest.approx(sphere.kurtosis(64), abs=1e-9)
+    # At d = 2 the distance only changes sign: no number of rounds helps.
+    assert theory.hadamard_kurtosis(2, 2, 100) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("nu", "dim"), [(0.5, 2), (1, 8), (1.05, 128), (3, 2), (3, 1024), (5, 8)])
+def test_student_t_kurtosis_against_confluent_hypergeometric_functions(nu, dim):
+    scale = math.exp(special.gammaln((nu + 1) / 2) - special.gammaln(nu / 2))
+
+    def integrand(log_s):
+        z = nu * math.exp(log_s)
+        second = 0.75 * z * z * scale * special.hyperu(2.5, 3 - nu / 2, z)
+        return second * (scale * special.hyperu(0.5, 1 - nu / 2, z)) ** (dim - 1)
+
+    integral, _ = integrate.quad(integrand, -40 * max(1, 1 / nu), 30, limit=400)
+    assert theory.student_t_kurtosis(nu, dim) == pytest.approx(dim**2 * integral, rel=1e-5)
+
+
+def test_student_t_kurtosis_known_values_and_limits():
+    assert theory.student_t_kurtosis(2, 2) == pytest.approx(math.pi / 2)
+    assert theory.student_t_kurtosis(1e7, 8) == pytest.approx(sphere.kurtosis(8), abs=1e-6)
+    # E sum p^2 -> 1 - nu/2, so that one Hadamard round leaves a kurtosis of 1 + nu.
+    before = theory.student_t_kurtosis(0.5, 10**6)
+    assert theory.hadamard_kurtosis(before, 10**6) == pytest.approx(1.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 8, 128])
+def test_ks_of_kurtosis_is_the_distance_of_a_perturbed_law(dim):
+    def p(x):
+        return x**4 - 6 * x**2 / (dim + 4) + 3 / ((dim + 2) * (dim + 4))
+
+    # x = sin t removes the infinite density at d = 2.
+    t = (np.arange(400_000) + 0.5) / 400_000 * math.pi - math.pi / 2
+    x, weight = np.sin(t), sphere.coordinate_pdf(np.sin(t), dim) * np.cos(t) * (t[1] - t[0])
+    shift = 1e-3 / dim**2 / (weight * p(x) ** 2).sum() * p(x)
+    kurtosis = dim**2 * (weight * (1 + shift) * x**4).sum()
+    assert kurtosis == pytest.approx(sphere.kurtosis(dim) + 1e-3, abs=1e-5)
+    distance = np.abs(np.cumsum(weight * shift)).max()
+    assert theory.ks_of_kurtosis(kurtosis, dim) == pytest.approx(distance, rel=1e-2)
+    # Negative control: the Gaussian's Edgeworth constant is wrong at small d, right at large d.
+    edgeworth = 1e-3 / 24 * 0.5506
+    assert (abs(distance / edgeworth - 1) < 0.1) == (dim == 128)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: theory.hadamard_kurtosis(9, 8), r"kurtosis must lie in \[1, dim\]"),
+        (lambda: theory.student_t_kurtosis(0, 8), "nu must be a finite number > 0"),
         (lambda: theory.direction_error_of(0.1, "degrees"), "reading must be one of"),
         (lambda: theory.unbiased_distortion(1.0), r"distortion must lie in \[0, 1\)"),
         (lambda: theory.panter_dite(2, 1), "dim must be an integer >= 2"),
