@@ -485,6 +485,7 @@ def site(tmp_path):
     """A book of two pages with the real settings."""
     shutil.copy2(ROOT / "_config.yml", tmp_path)
     shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    shutil.copytree(TOOLS, tmp_path / "book" / "tools")
     shutil.copy2(ROOT / "book" / "references.bib", tmp_path / "book")
     toc = "format: jb-book\nroot: book/index\nchapters:\n- file: book/second\n"
     (tmp_path / "_toc.yml").write_text(toc, encoding="utf-8")
