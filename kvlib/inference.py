@@ -150,13 +150,35 @@ def ks_distance(samples: ArrayLike, cdf: Callable[[NDArray[Any]], ArrayLike]) ->
     are not independent, nor are vectors that share a rotation: compare with
     :func:`monte_carlo_null` instead.
     """
-    x = np.sort(_samples(samples, "samples", least=1))
+    return float(ks_distances(_samples(samples, "samples", least=1), cdf))
+
+
+def ks_distances(
+    samples: ArrayLike, cdf: Callable[[NDArray[Any]], ArrayLike]
+) -> NDArray[np.float64]:
+    """Kolmogorov-Smirnov distance to a continuous law of each row of samples.
+
+    Parameters
+    ----------
+    samples : array, shape (..., n)
+        Each row along the last axis is a sample of its own: the coordinates of a vector, say.
+    cdf : callable
+        As in :func:`ks_distance`.
+
+    Returns
+    -------
+    ndarray, shape (...)
+    """
+    x = np.asarray(as_real(samples, "samples"), dtype=np.float64)
+    if x.ndim == 0 or x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(f"samples must be finite and not empty, got an array of shape {x.shape}")
+    x = np.sort(x, axis=-1)
     law = np.asarray(cdf(x), dtype=np.float64)
     if law.shape != x.shape or not ((law >= 0) & (law <= 1)).all():
         raise ValueError("cdf must return one value in [0, 1] for each sample")
     # With ties only the outermost of the equal samples counts, and it gives the largest distance.
-    steps = np.arange(x.size + 1) / x.size
-    return float(max((steps[1:] - law).max(), (law - steps[:-1]).max()))
+    steps = np.arange(x.shape[-1] + 1) / x.shape[-1]
+    return np.maximum((steps[1:] - law).max(axis=-1), (law - steps[:-1]).max(axis=-1))
 
 
 def monte_carlo_null(

@@ -96,6 +96,17 @@ def test_ks_distance_matches_scipy_with_and_without_ties():
     assert inference.ks_distance([0.0] * 7, stats.norm.cdf) == 0.5
 
 
+def test_ks_distances_are_taken_row_by_row():
+    x = np.random.default_rng(7).standard_normal((3, 4, 20))
+    rows = inference.ks_distances(x, stats.norm.cdf)
+    assert rows.shape == (3, 4)
+    assert rows[2, 1] == inference.ks_distance(x[2, 1], stats.norm.cdf)
+    # Negative control: rows that each fail can pool to the very law.
+    split = stats.norm.ppf((np.arange(100) + 0.5) / 100).reshape(2, 50)
+    assert inference.ks_distances(split, stats.norm.cdf) == pytest.approx([0.5, 0.5])
+    assert inference.ks_distance(split, stats.norm.cdf) == pytest.approx(0.005)
+
+
 def test_monte_carlo_null_of_a_uniform_maximum():
     # The largest of 5 uniform numbers has distribution function x^5. Alarm rate 1e-4.
     null = inference.monte_carlo_null(
@@ -151,6 +162,7 @@ def test_size_of_the_pvalue_with_continuous_and_tied_statistics():
         (lambda: bootstrap([1.0, 2.0], resamples=5), "resamples must be an integer >= 100"),
         (lambda: inference.ks_distance([], stats.norm.cdf), "samples must hold at least 1"),
         (lambda: inference.ks_distance([1.0], lambda x: 2 * x), "cdf must return one value"),
+        (lambda: inference.ks_distances([[np.nan]], stats.norm.cdf), "samples must be finite and"),
         (lambda: inference.monte_carlo_pvalue(np.nan, [1.0]), "observed must be finite, got nan"),
     ],
 )
