@@ -178,7 +178,8 @@ def ks_distances(
         raise ValueError("cdf must return one value in [0, 1] for each sample")
     # With ties only the outermost of the equal samples counts, and it gives the largest distance.
     steps = np.arange(x.shape[-1] + 1) / x.shape[-1]
-    return np.maximum((steps[1:] - law).max(axis=-1), (law - steps[:-1]).max(axis=-1))
+    above, below = (steps[1:] - law).max(axis=-1), (law - steps[:-1]).max(axis=-1)
+    return np.asarray(np.maximum(above, below))
 
 
 def monte_carlo_null(
