@@ -7,7 +7,7 @@ programme; the law of a coordinate from ``scipy.integrate.quad``.
 
 import itertools
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy import integrate
@@ -93,6 +93,7 @@ def _node_moments(cuts, dim):
     return density.sum(1) / total, (density * sine).sum(1) / total
 
 
+@cache
 def lloyd_levels(dim, bits, iterations=20_000):
     """Lloyd's iteration on quadrature: slow and certain."""
     bound = min(math.pi / 2 * math.sqrt(dim), 12.0)
@@ -105,9 +106,11 @@ def lloyd_levels(dim, bits, iterations=20_000):
         levels = first / mass
         if moved * math.sqrt(dim) < 1e-14:
             break
+    levels.setflags(write=False)
     return levels
 
 
+@cache
 def gaussian_distortion(bits, iterations=20_000):
     """MSE of the Lloyd-Max quantizer of N(0, 1): Lloyd's iteration with the error function."""
     levels = np.linspace(-2.5, 2.5, 2**bits + 2)[1:-1]
