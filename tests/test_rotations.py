@@ -21,7 +21,7 @@ def gaussian(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096, 8192])
+@pytest.mark.parametrize("dim", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096])
 def test_transform_is_sylvesters_matrix(dim):
     x = gaussian(3, dim) if dim > 512 else np.eye(dim)
     # For the identity the product is the matrix itself, so entries are compared one by one.
