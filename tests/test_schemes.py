@@ -1,0 +1,714 @@
+"""Schemes against the oracle code for code, their bytes, and the distortion theory predicts.
+
+Statistical checks have fixed seeds and a z limit of 4.5 (two-sided rate 6.8e-6 a comparison).
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import hadamard
+
+from kvlib import codebooks, packing, schemes, sphere
+from kvlib.codebooks import Codebook
+from kvlib.schemes import Quantizer, named
+
+SKETCHES = [None, "gaussian", "haar", "hadamard"]
+
+
+def gaussian(*shape, seed=0, dtype=np.float64):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def relative_errors(x, x_hat):
+    return ((x_hat - x) ** 2).sum(-1) / (x**2).sum(-1)
+
+
+def cosines_squared(x, x_hat):
+    return (x * x_hat).sum(-1) ** 2 / (x**2).sum(-1) / (x_hat**2).sum(-1)
+
+
+# --- Code for code with the oracle ------------------------------------------------------
+
+
+def dense_rotation(quantizer, dim, seed):
+    """R as the paper writes it: H D / sqrt(d) from scipy's H, signs read off the first row."""
+    matrix = quantizer.rotation_for(dim, seed=seed).matrix()
+    if quantizer.rotation == "hadamard":
+        signs = np.sign(matrix[0])
+        return hadamard(dim) / math.sqrt(dim) * signs
+    return np.eye(dim) if quantizer.rotation == "none" else matrix
+
+
+def oracle_inputs(quantizer, dim, seed):
+    rotation = dense_rotation(quantizer, dim, seed)
+    levels = oracle.lloyd_levels(dim, quantizer.codebook_bits)
+    sketch = alpha = None
+    if quantizer.sketch:
+        sketch = quantizer.sketch_for(dim, seed=seed).project(np.eye(dim)).T
+        alpha = oracle.sketch_scale(quantizer.sketch, dim, dim, quantizer.sketch_scale)
+    return rotation, levels, sketch, alpha
+
+
+# A one-bit sketch has no codebook to rescale: that refusal has its own test.
+STORED = [
+    case
+    for case in itertools.product(SKETCHES, [1, 2, 3, 4], ["norm", "unbiased"])
+    if case[0] is None or case[1:] != (1, "unbiased")
+]
+
+
+@pytest.mark.parametrize("rotation", ["none", "hadamard", "haar"])
+@pytest.mark.parametrize(("sketch", "bits", "scale"), STORED)
+def test_every_stored_bit_is_the_oracles(rotation, sketch, bits, scale):
+    dim, seed = 16, 5
+    sketch_scale = "mmse" if bits % 2 else "unbiased"
+    quantizer = Quantizer(
+        bits, rotation, sketch=sketch, sketch_scale=sketch_scale, scale=scale, side_dtype="float32"
+    )
+    x = gaussian(2, 6, dim, seed=bits) * np.array([0.3, 7.0])[:, None, None]
+    encoded = quantizer.encode(x, seed=seed)
+    decoded = encoded.decode()
+    r, levels, s, alpha = oracle_inputs(quantizer, dim, seed)
+    for i in np.ndindex(2, 6):
+        stored = oracle.encode(x[i], r, levels, s, scale == "unbiased", np.float32)
+        codes, length, signs, residual_norm = stored
+        n = quantizer.codebook_bits
+        assert oracle.read_bits(encoded.codes[i], n, dim if n else 0) == codes
+        if n:  # one unit in the last place of float32 apart at most: sums round differently
+            assert encoded.scales[i] == pytest.approx(length, rel=1.2e-7)
+        else:
+            assert encoded.scales is None
+            assert length is None
+        if sketch:
+            assert [bool(b) for b in oracle.read_bits(encoded.signs[i], 1, dim)] == signs
+            assert encoded.residual_norms[i] == pytest.approx(residual_norm, rel=1e-6)
+        else:
+            assert encoded.signs is None
+            assert encoded.residual_norms is None
+        expected = oracle.decode(stored, r, levels, s, alpha)
+        np.testing.assert_allclose(decoded[i], expected, atol=1e-6 * np.linalg.norm(x[i]))
+
+
+def test_agreement_is_sensitive_to_each_stage():
+    # Controls of the test above: another seed, another level, a forgotten transposition.
+    quantizer = Quantizer(3, sketch="gaussian")
+    x = gaussian(4, 16)
+    encoded = quantizer.encode(x, seed=5)
+    for seed in (4, 6):
+        other = dataclasses.replace(encoded, seed=seed).decode()
+        assert relative_errors(x, other).min() > 0.3
+    flipped = dataclasses.replace(encoded, signs=~encoded.signs).decode()
+    assert relative_errors(x, flipped).mean() > 2 * relative_errors(x, encoded.decode()).mean()
+
+
+@pytest.mark.parametrize("rotation", ["hadamard", "haar"])
+def test_float32_differs_from_float64_only_at_cell_edges(rotation):
+    quantizer = Quantizer(4, rotation)
+    x = gaussian(500, 128, dtype=np.float32)
+    narrow, wide = (quantizer.encode(v, seed=1) for v in (x, x.astype(np.float64)))
+    rotated = quantizer.rotation_for(128, seed=1).apply(x.astype(np.float64))
+    rotated /= np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
+    codes = [packing.unpack(e.codes, 4, 128) for e in (narrow, wide)]
+    edges = codebooks.lloyd_max(128, 4).edges
+    gap = np.abs(rotated[..., None] - edges).min(axis=-1)
+    assert (gap[codes[0] != codes[1]] < 1e-6).all()
+    assert (codes[0] != codes[1]).mean() < 1e-4
+
+
+# --- Bits and bytes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [2, 4, 8, 16, 128, 1024])
+@pytest.mark.parametrize(
+    ("sketch", "bits"), [(s, n) for s in SKETCHES for n in range(0 if s is None else 1, 9)]
+)
+def test_bits_per_coordinate_of_a_quantizer(dim, sketch, bits):
+    for side_dtype, side_bits in (("float16", 16), ("float32", 32)):
+        quantizer = Quantizer(bits, sketch=sketch, side_dtype=side_dtype)
+        encoded = quantizer.encode(gaussian(2, 3, dim))
+        arrays = (encoded.codes, encoded.scales, encoded.signs, encoded.residual_norms)
+        assert encoded.nbytes == sum(a.nbytes for a in arrays if a is not None)
+        expected = oracle.stored_bits(dim, quantizer.codebook_bits, sketch is not None, side_bits)
+        assert encoded.bits_per_coordinate == expected / dim
+        assert encoded.nbytes == 6 * expected / 8
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "bits", "key", "value"),
+    [
+        # code bits, rounded up to bytes, + 16 for each stored number, by hand
+        ("KV", 128, 4, 4 * 128 + 16, 4 * 128 + 16),
+        ("WHT", 128, 4, 4 * 128 + 16, 4 * 128 + 16),
+        ("KQV", 128, 4, 4 * 128 + 16, 3 * 128 + 128 + 32),
+        ("QKV", 128, 4, 3 * 128 + 128 + 32, 4 * 128 + 16),
+        ("QKQV", 128, 4, 4 * 128 + 32, 4 * 128 + 32),
+        ("QKQV", 128, 1, 128 + 16, 128 + 16),  # no code, no scale: the residual's norm only
+        ("KQV", 128, 1, 128 + 16, 128 + 16),
+        ("WHT", 2, 3, 8 + 16, 8 + 16),  # six bits in a byte
+        ("QKQV", 2, 3, 8 + 8 + 32, 8 + 8 + 32),
+        ("WHT", 2, 5, 16 + 16, 16 + 16),  # ten bits in two
+    ],
+)
+def test_bits_of_named_schemes_by_hand(name, dim, bits, key, value):
+    encoded = named(name, bits).encode(gaussian(5, dim), gaussian(5, dim, seed=1))
+    assert encoded.key.bits_per_coordinate == key / dim
+    assert encoded.value.bits_per_coordinate == value / dim
+    assert encoded.bits_per_coordinate == (key + value) / (2 * dim)
+    assert encoded.nbytes == 5 * (key + value) / 8
+
+
+def test_keys_and_values_of_different_width():
+    encoded = named("KQV", 4).encode(gaussian(5, 128), gaussian(5, 64))
+    bits = oracle.stored_bits(128, 4, False) + oracle.stored_bits(64, 3, True)
+    assert encoded.bits_per_coordinate == bits / 192
+    assert [a.shape for a in encoded.decode()] == [(5, 128), (5, 64)]
+
+
+# --- Shapes, types, determinism ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", schemes.NAMES)
+@pytest.mark.parametrize("bits", [1, 3])
+def test_batches_are_their_tokens(name, bits):
+    k, v = gaussian(2, 3, 5, 16), gaussian(2, 3, 5, 16, seed=1)
+    scheme = named(name, bits)
+    k_hat, v_hat = scheme.encode(k, v, seed=2).decode()
+    assert k_hat.shape == k.shape
+    assert v_hat.shape == v.shape
+    for index in [(0, 0), (1, 2)]:
+        alone = scheme.encode(k[index], v[index], seed=2).decode()
+        np.testing.assert_allclose(k_hat[index], alone[0], atol=1e-12)
+        np.testing.assert_allclose(v_hat[index], alone[1], atol=1e-12)
+    encoded = scheme.encode(k, v)
+    assert encoded.key.shape == k.shape
+    assert encoded.value.shape == v.shape
+
+
+@pytest.mark.parametrize(
+    ("dtype", "computed"),
+    [(np.float16, np.float32), (np.float32, np.float32), (np.float64, np.float64), (int, float)],
+)
+@pytest.mark.parametrize("sketch", SKETCHES)
+def test_dtypes(dtype, computed, sketch):
+    x = (5 * gaussian(4, 16)).astype(dtype)
+    decoded = Quantizer(4, sketch=sketch).encode(x).decode()
+    assert decoded.dtype == computed
+    reference = Quantizer(4, sketch=sketch).encode(x.astype(np.float64)).decode()
+    np.testing.assert_allclose(decoded, reference, atol=1e-5 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("sketch", SKETCHES)
+def test_memory_layout_does_not_matter_and_input_is_untouched(sketch):
+    base = gaussian(16, 4, 6)
+    x = base.transpose(1, 2, 0)[:, ::-2]
+    x.setflags(write=False)
+    quantizer = Quantizer(3, sketch=sketch)
+    first, second = quantizer.encode(x), quantizer.encode(np.ascontiguousarray(x))
+    np.testing.assert_array_equal(first.codes, second.codes)
+    np.testing.assert_allclose(first.decode(), second.decode(), atol=1e-13)
+
+
+@pytest.mark.parametrize("name", schemes.NAMES)
+def test_seeds_reproduce_and_differ(name):
+    k, v = gaussian(6, 16), gaussian(6, 16, seed=1)
+
+    def run(seed):
+        return np.stack(named(name, 3).encode(k, v, seed=seed).decode())
+
+    np.testing.assert_array_equal(run(7), run(7))
+    assert (np.abs(run(7) - run(8)).max() == 0) == (name == "KV")  # KV draws nothing
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    k, v = gaussian(3, 16), gaussian(3, 16, seed=1)
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first = named("QKQV", 3, rotation="haar").encode(k, v).decode()
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    second = named("QKQV", 3, rotation="haar").encode(k, v).decode()
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_schemes_with_equal_seeds_are_paired(bits):
+    k, v = gaussian(6, 16), gaussian(6, 16, seed=1)
+    run = {name: named(name, bits).encode(k, v, seed=3) for name in schemes.NAMES}
+
+    def same(a, b):
+        return all(
+            (getattr(a, part) is None and getattr(b, part) is None)
+            or np.array_equal(getattr(a, part), getattr(b, part))
+            for part in ("codes", "scales", "signs", "residual_norms")
+        )
+
+    assert same(run["KQV"].key, run["WHT"].key)
+    assert same(run["KQV"].value, run["QKQV"].value)
+    assert same(run["QKV"].key, run["QKQV"].key)
+    assert same(run["QKV"].value, run["WHT"].value)
+    assert not same(run["KQV"].key, run["QKQV"].key)
+    assert not same(run["KV"].key, run["WHT"].key)
+    # K and V have randomness of their own, and neighbouring seeds share none of it.
+    twice = named("WHT", 4).encode(k, k, seed=3)
+    assert not same(twice.key, twice.value)
+    assert not same(twice.value, named("WHT", 4).encode(k, k, seed=4).key)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["none", "hadamard", "haar"]),
+    st.sampled_from(SKETCHES),
+    st.integers(1, 6),
+    st.integers(-8, 8),
+    st.integers(0, 2**32 - 1),
+)
+def test_powers_of_two_pass_through_exactly(rotation, sketch, bits, power, seed):
+    # Within the normal range of float16, so that the stored norms scale exactly too.
+    quantizer = Quantizer(bits, rotation, sketch=sketch)
+    x = gaussian(3, 16, seed=seed)
+    small, large = quantizer.encode(x, seed=seed), quantizer.encode(x * 2.0**power, seed=seed)
+    np.testing.assert_array_equal(small.codes, large.codes)
+    np.testing.assert_array_equal(small.decode() * 2.0**power, large.decode())
+    np.testing.assert_array_equal(quantizer.encode(-x, seed=seed).nbytes, small.nbytes)
+
+
+# --- Distortion -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rotation", ["none", "hadamard", "haar"])
+@pytest.mark.parametrize(("dim", "bits"), [(2, 3), (8, 1), (8, 4), (128, 2), (128, 3), (128, 6)])
+def test_isotropic_error_is_the_codebooks_distortion(rotation, dim, bits):
+    # float16 norms add at most 2^-22 = 2.4e-7, 0.04% of D(6): inside the interval.
+    x = gaussian(20_000 if dim < 100 else 3000, dim)
+    quantizer = Quantizer(bits, rotation)
+    errors = relative_errors(x, quantizer.encode(x, seed=1).decode())
+    expected = codebooks.lloyd_max(dim, bits).distortion
+    assert abs(oracle.z_score(errors, expected)) < oracle.Z_LIMIT
+    # Controls: levels a tenth too small cost 0.01 (1 - D); at 3 bits, half of the 4-bit codebook.
+    controls = [0.9 * codebooks.lloyd_max(dim, bits).levels]
+    if bits == 3:
+        controls.append(codebooks.lloyd_max(dim, 4).levels[::2])
+    for levels in controls:
+        wrong = Quantizer(bits, rotation, codebook=Codebook(dim, bits, levels, "wrong"))
+        errors = relative_errors(x, wrong.encode(x, seed=1).decode())
+        assert abs(oracle.z_score(errors, expected)) > oracle.Z_LIMIT
+
+
+@pytest.mark.parametrize("sketch", ["gaussian", "haar", "hadamard"])
+@pytest.mark.parametrize("sketch_scale", ["unbiased", "mmse"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_sketched_error_is_c_times_distortion(sketch, sketch_scale, bits):
+    # c D(n-1), with c of T06 and T07. Exact for every S, Hadamard included: x is isotropic and R
+    # fresh, so R x is independent of R and the residual R^T (u - Q(u)) is isotropic.
+    dim, draws = 64, 300
+    quantizer = Quantizer(bits, "haar", sketch=sketch, sketch_scale=sketch_scale)
+    errors = []
+    for seed in range(draws):  # one mean a draw: tokens share S
+        x = gaussian(16, dim, seed=seed)
+        errors.append(relative_errors(x, quantizer.encode(x, seed=seed).decode()).mean())
+    distortion = codebooks.lloyd_max(dim, bits - 1).distortion
+    c = quantizer.sketch_for(dim, seed=0).expected_error
+    assert abs(oracle.z_score(errors, c * distortion)) < oracle.Z_LIMIT
+    assert abs(oracle.z_score(errors, distortion)) > oracle.Z_LIMIT
+
+
+def isotropy_z(x, decoded):
+    """z of the regression <x, x_hat>/|x|^2 = 1, tokens independent."""
+    return oracle.z_score((x * decoded).sum(-1) / (x * x).sum(-1), 1)
+
+
+@pytest.mark.parametrize("sketch", ["haar", "hadamard"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_sketch_undoes_the_shrinkage_and_a_dead_stage_is_found(sketch, bits):
+    # One R and one S for all tokens: exact at one bit; at more, the residual's law in the basis S
+    # departs from a Gaussian by O(excess kurtosis / d), 1e-3 of D(n-1), below the standard error.
+    x = gaussian(4000, 64)
+    encoded = Quantizer(bits, "haar", sketch=sketch).encode(x, seed=1)
+    assert abs(isotropy_z(x, encoded.decode())) < oracle.Z_LIMIT
+    # A decoder that drops the sign sketch shrinks by D(n-1).
+    silent = dataclasses.replace(encoded, residual_norms=np.zeros_like(encoded.residual_norms))
+    dead = silent.decode()
+    if bits > 1:
+        shrinkage = codebooks.lloyd_max(64, bits - 1).distortion
+        assert abs(isotropy_z(x, dead + shrinkage * x)) < oracle.Z_LIMIT
+        assert abs(isotropy_z(x, dead)) > oracle.Z_LIMIT
+    else:
+        np.testing.assert_array_equal(dead, 0)
+    # A scale sqrt(d) too small, the other port bug.
+    weak = dead + (encoded.decode() - dead) / 8
+    assert abs(isotropy_z(x, weak)) > oracle.Z_LIMIT
+
+
+def test_gaussian_sketch_undoes_the_shrinkage_over_draws():
+    ratios, dead = [], []
+    for seed in range(400):
+        x = gaussian(1, 64, seed=seed)
+        encoded = Quantizer(2, sketch="gaussian").encode(x, seed=seed)
+        silent = dataclasses.replace(encoded, residual_norms=np.zeros((1,), np.float16))
+        for store, decoded in ((ratios, encoded.decode()), (dead, silent.decode())):
+            store.append(((x * decoded).sum() / (x * x).sum()).item())
+    assert abs(oracle.z_score(ratios, 1)) < oracle.Z_LIMIT
+    assert abs(oracle.z_score(dead, 1)) > oracle.Z_LIMIT
+
+
+@pytest.mark.parametrize("dim", [8, 128])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_centroid_condition_shrinks_by_one_minus_distortion(dim, bits):
+    # T04: <x, x_hat> = |x_hat|^2 = (1 - D) |x|^2 in expectation, hence cos^2 near 1 - D.
+    x = gaussian(8000, dim)
+    decoded = Quantizer(bits, side_dtype="float32").encode(x, seed=1).decode()
+    kept = 1 - codebooks.lloyd_max(dim, bits).distortion
+    squares = (x**2).sum(-1)
+    assert abs(oracle.z_score((x * decoded).sum(-1) / squares, kept)) < oracle.Z_LIMIT
+    assert abs(oracle.z_score((decoded**2).sum(-1) / squares, kept)) < oracle.Z_LIMIT
+    # Control: levels a tenth too small are not centroids.
+    levels = 0.9 * codebooks.lloyd_max(dim, bits).levels
+    wrong = Quantizer(bits, codebook=Codebook(dim, bits, levels, "shrunk")).encode(x).decode()
+    difference = ((x * wrong).sum(-1) - (wrong**2).sum(-1)) / squares
+    assert abs(oracle.z_score(difference, 0)) > oracle.Z_LIMIT
+
+
+@pytest.mark.parametrize("side_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("rotation", ["none", "hadamard", "haar"])
+@pytest.mark.parametrize("codebook", ["lloyd-max", "uniform"])
+@pytest.mark.parametrize("bits", [1, 2, 5])
+def test_unbiased_scale_is_exact_per_vector(side_dtype, rotation, codebook, bits):
+    # <x, x_hat> = |x|^2 up to the rounding of the stored scale: half a unit, 2^-11 or 2^-24.
+    rounding = {"float16": 2.0**-11, "float32": 2.0**-24}[side_dtype] * (1 + 1e-6)
+    quantizer = Quantizer(
+        bits, rotation, codebook=codebook, scale="unbiased", side_dtype=side_dtype
+    )
+    x = gaussian(200, 64) * np.geomspace(0.1, 100, 200)[:, None]
+    decoded = quantizer.encode(x, seed=1).decode()
+    ratio = (x * decoded).sum(-1) / (x * x).sum(-1)
+    assert np.abs(ratio - 1).max() <= rounding + 1e-12
+    plain = dataclasses.replace(quantizer, scale="norm").encode(x, seed=1).decode()
+    ratio = (x * plain).sum(-1) / (x * x).sum(-1)
+    assert np.abs(ratio - 1).max() > rounding + 1e-12
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_unbiased_scale_costs_distortion_over_one_minus_distortion(bits):
+    # T04, D/(1-D), is the limit of large d. For every vector the error is 1/cos^2 - 1, and Jensen
+    # adds O(1/d): at one bit cos^2 = d (E|u|)^2 (1 + a)^2 with Var a = (pi/2 - 3/2)/d, an excess of
+    # 3 Var a / (1 - D) = 0.0026 at d = 128, or 0.5%; less at more bits. Tolerance 1% + 4.5 errors.
+    x = gaussian(6000, 128)
+    decoded = Quantizer(bits, scale="unbiased", side_dtype="float32").encode(x, seed=1).decode()
+    errors = relative_errors(x, decoded)
+    np.testing.assert_allclose(errors, 1 / cosines_squared(x, decoded) - 1, rtol=1e-4)
+    distortion = codebooks.lloyd_max(128, bits).distortion
+    expected = distortion / (1 - distortion)
+    slack = 0.01 * expected + oracle.Z_LIMIT * errors.std() / math.sqrt(len(errors))
+    assert abs(errors.mean() - expected) < slack
+    if bits < 4:  # the plain scale's D is told apart while D itself exceeds the slack
+        assert abs(distortion - expected) > slack
+    if bits == 1:  # and the derived excess is there
+        excess = 3 * (math.pi / 2 - 1.5) / 128 / (1 - distortion)
+        assert abs(oracle.z_score(errors, expected + excess)) < oracle.Z_LIMIT
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["none", "hadamard", "haar"]),
+    st.sampled_from(["lloyd-max", "uniform"]),
+    st.sampled_from(SKETCHES),
+)
+def test_error_falls_with_every_bit(seed, rotation, codebook, sketch):
+    x = gaussian(64, 32, seed=seed)
+    errors = [
+        relative_errors(
+            x,
+            Quantizer(n, rotation, codebook=codebook, sketch=sketch).encode(x, seed=seed).decode(),
+        ).mean()
+        for n in range(1, 9)
+    ]
+    assert (np.diff(errors) < 0).all()
+
+
+def test_rotation_rescues_spikes():
+    # Rows with one large entry: unrotated coordinates leave the sphere law; a fresh Haar rotation
+    # restores the isotropic error.
+    dim, bits = 64, 4
+    x = gaussian(8, dim)
+    x[:, 5] += 60
+    errors = {
+        rotation: np.array(
+            [
+                relative_errors(x, Quantizer(bits, rotation).encode(x, seed=s).decode()).mean()
+                for s in range(200)
+            ]
+        )
+        for rotation in ("none", "haar")
+    }
+    distortion = codebooks.lloyd_max(dim, bits).distortion
+    assert abs(oracle.z_score(errors["haar"], distortion)) < oracle.Z_LIMIT
+    assert errors["none"].mean() > 10 * distortion
+    # One-hot under one Hadamard round: the same |coordinate| 1/sqrt(d) everywhere, so the error is
+    # that of one code, exactly; under Haar it is not (T02).
+    one_hot = np.eye(dim)[[5]]
+    codebook = codebooks.lloyd_max(dim, bits)
+    level = codebook.dequantize(codebook.quantize([1 / 8]))
+    decoded = Quantizer(bits, "hadamard").encode(one_hot).decode()
+    assert relative_errors(one_hot, decoded)[0] == pytest.approx((1 - 8 * level[0]) ** 2, rel=1e-9)
+
+
+def test_zero_bits_decode_to_zero():
+    encoded = Quantizer(0).encode(gaussian(3, 8))
+    assert encoded.nbytes == 0
+    np.testing.assert_array_equal(encoded.decode(), np.zeros((3, 8)))
+
+
+def test_one_bit_of_mmse_sketch_is_one_bit_of_lloyd_max():
+    # T09's tie at n = 1.
+    x = gaussian(4000, 32)
+    sketched = Quantizer(1, sketch="haar", sketch_scale="mmse").encode(x, seed=1).decode()
+    errors = relative_errors(x, sketched)
+    expected = codebooks.lloyd_max(32, 1).distortion
+    assert abs(oracle.z_score(errors, expected)) < oracle.Z_LIMIT
+
+
+# --- Refusals ---------------------------------------------------------------------------
+
+
+def with_entry(value, dtype=np.float64):
+    x = np.ones((2, 3, 8), dtype=dtype)
+    x[1, 2, 3] = value
+    return x
+
+
+BAD_VECTORS = [
+    (with_entry(np.nan), ValueError, r"must be finite, got 1 NaN or infinite"),
+    (with_entry(np.inf, np.float32), ValueError, r"must be finite, got 1 NaN or infinite"),
+    (with_entry(-np.inf, np.float16), ValueError, r"must be finite, got 1 NaN or infinite"),
+    (np.ones(8), ValueError, r"must have shape \(\.\.\., tokens, d\) .*got \(8,\)"),
+    (np.float64(1), ValueError, r"must have shape .*got \(\)"),
+    (np.ones((0, 8)), ValueError, r"must not be empty, got shape \(0, 8\)"),
+    (np.ones((3, 0)), ValueError, r"must not be empty, got shape \(3, 0\)"),
+    (np.ones((3, 8), dtype=object), TypeError, "must hold real numbers, got dtype object"),
+    (np.ones((3, 8), dtype=bool), TypeError, "must hold real numbers, got dtype bool"),
+    (np.ones((3, 8), dtype=complex), TypeError, "must hold real numbers, got dtype complex128"),
+    (np.full((3, 8), "1"), TypeError, "must hold real numbers, got dtype <U1"),
+    (None, TypeError, "must hold real numbers, got dtype object"),
+]
+
+
+@pytest.mark.parametrize(("x", "error", "message"), BAD_VECTORS)
+def test_bad_vectors_are_refused(x, error, message):
+    with pytest.raises(error, match="x " + message):
+        Quantizer(3).encode(x)
+    good = np.ones((2, 3, 8))
+    with pytest.raises(error, match="k " + message):
+        named("KQV", 3).encode(x, good)
+    with pytest.raises(error, match="v " + message):
+        named("KQV", 3).encode(good, x)
+
+
+def test_zero_vectors_are_refused():
+    x = np.ones((2, 3, 8))
+    x[0, 1] = x[1, 0] = 0
+    with pytest.raises(ValueError, match=r"x must hold nonzero vectors, got 2 of 6 .* drop"):
+        Quantizer(3).encode(x)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [Quantizer(3), Quantizer(3, "haar", sketch="hadamard"), Quantizer(1, sketch="hadamard")],
+)
+def test_dimensions_without_a_hadamard_matrix_are_refused_with_a_remedy(quantizer):
+    with pytest.raises(ValueError, match=r"power of two .*got 96; pad .* 128 .*'haar'"):
+        quantizer.encode(np.ones((3, 96)))
+    Quantizer(3, "haar", sketch="gaussian").encode(np.ones((3, 96)))
+
+
+def test_dimension_one_is_refused():
+    with pytest.raises(ValueError, match="dim must be an integer >= 2, got 1"):
+        Quantizer(3).encode(np.ones((3, 1)))
+
+
+def test_keys_and_values_must_hold_the_same_tokens():
+    with pytest.raises(
+        ValueError, match=r"k and v .*same tokens, got shapes \(4, 8\) and \(5, 8\)"
+    ):
+        named("KQV", 3).encode(np.ones((4, 8)), np.ones((5, 8)))
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(-1, ValueError), (1.5, TypeError), (None, TypeError), (True, TypeError)]
+)
+def test_bad_seeds_are_refused(seed, error):
+    x = np.ones((3, 8))
+    for call in (
+        lambda: Quantizer(3).encode(x, seed=seed),
+        lambda: named("KV", 3).encode(x, x, seed=seed),
+    ):
+        with pytest.raises(error, match=f"seed must be an integer >= 0, got {seed}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"bits": -1}, ValueError, "bits must be an integer from 0 to 8, got -1"),
+        ({"bits": 9}, ValueError, "bits must be an integer from 0 to 8, got 9"),
+        ({"bits": 0, "sketch": "haar"}, ValueError, "bits must be an integer from 1 to 8, got 0"),
+        ({"bits": 2.5}, TypeError, r"bits must be an integer from 0 to 8, got 2\.5"),
+        ({"bits": True}, TypeError, "bits must be an integer from 0 to 8, got True"),
+        (
+            {"codebook": "max"},
+            ValueError,
+            "codebook must be one of 'lloyd-max', 'uniform', got 'max'",
+        ),
+        ({"scale": "eden"}, ValueError, "scale must be one of 'norm', 'unbiased', got 'eden'"),
+        ({"side_dtype": "bfloat16"}, ValueError, "side_dtype must be one of 'float16', 'float32'"),
+        ({"rounds": 0}, ValueError, "rounds must be an integer >= 1, got 0"),
+        ({"rotation": "haar", "rounds": 2}, ValueError, "rounds must be .*got 2"),
+        ({"rotation": "dct"}, ValueError, "must be one of 'none', 'hadamard', 'haar', got 'dct'"),
+        ({"sketch": "dct"}, ValueError, "must be one of 'gaussian', 'haar', 'hadamard', got 'dct'"),
+        ({"bits": 0, "scale": "unbiased"}, ValueError, "scale='unbiased' needs .*got bits=0"),
+        ({"bits": 1, "sketch": "haar", "scale": "unbiased"}, ValueError, "scale='unbiased' needs"),
+    ],
+)
+def test_bad_quantizers_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Quantizer(**{"bits": 3, **arguments})
+
+
+def test_a_codebook_that_does_not_fit_is_refused():
+    book = codebooks.lloyd_max(8, 3)
+    assert Quantizer(3, codebook=book).encode(np.ones((2, 8))).bits_per_coordinate == 3 + 16 / 8
+    with pytest.raises(ValueError, match=r"codebook must have 4 bits for bits=4 .*got 3"):
+        Quantizer(4, codebook=book)
+    with pytest.raises(ValueError, match=r"codebook must have 2 bits for bits=3 .*'haar', got 3"):
+        Quantizer(3, codebook=book, sketch="haar")
+    with pytest.raises(ValueError, match="x must have 8 coordinates to fit the codebook, got 16"):
+        Quantizer(3, codebook=book).encode(np.ones((2, 16)))
+
+
+@pytest.mark.parametrize("name", ["MSE", "kqv", "", None, 3])
+def test_unknown_schemes_are_refused(name):
+    with pytest.raises(ValueError, match=r"name must be one of 'KV', 'WHT', .*got"):
+        named(name, 4)
+
+
+@pytest.mark.parametrize("bits", [0, 9])
+def test_named_budgets_out_of_range_are_refused(bits):
+    with pytest.raises(ValueError, match=f"bits must be an integer from 1 to 8, got {bits}"):
+        named("KQV", bits)
+
+
+@pytest.mark.parametrize("scale", ["norm", "unbiased"])
+@pytest.mark.parametrize("size", [1e5, 1e-9])
+def test_norms_that_float16_cannot_hold_are_refused(scale, size):
+    x = size * gaussian(4, 16)
+    with pytest.raises(
+        ValueError, match=r"side_dtype='float16' cannot hold .*'float32' or rescale"
+    ):
+        Quantizer(3, scale=scale).encode(x)
+    wide = Quantizer(3, scale=scale, side_dtype="float32").encode(x)
+    assert relative_errors(x, wide.decode()).max() < 0.2
+
+
+def test_residual_norms_that_float16_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match=r"side_dtype='float16' cannot hold"):
+        Quantizer(1, sketch="haar").encode(1e5 * gaussian(4, 16))
+
+
+# --- The five schemes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "rotation", "key_sketched", "value_sketched"),
+    [
+        ("KV", "none", False, False),
+        ("WHT", "hadamard", False, False),
+        ("KQV", "hadamard", False, True),
+        ("QKV", "hadamard", True, False),
+        ("QKQV", "hadamard", True, True),
+    ],
+)
+def test_named_schemes_are_what_their_names_say(name, rotation, key_sketched, value_sketched):
+    scheme = named(name, 4)
+    assert scheme.name == name
+    for quantizer, sketched in ((scheme.key, key_sketched), (scheme.value, value_sketched)):
+        assert quantizer.rotation == rotation
+        assert quantizer.sketch == ("gaussian" if sketched else None)
+        assert quantizer.codebook_bits == (3 if sketched else 4)
+        assert quantizer.bits == 4
+    assert set(schemes.NAMES) == {"KV", "WHT", "KQV", "QKV", "QKQV"}
+
+
+def test_options_of_named_schemes_reach_both_caches():
+    scheme = named(
+        "QKQV", 4, rotation="haar", sketch="hadamard", sketch_scale="mmse",
+        scale="unbiased", side_dtype="float32",
+    )  # fmt: skip
+    expected = Quantizer(
+        4, "haar", sketch="hadamard", sketch_scale="mmse", scale="unbiased", side_dtype="float32"
+    )
+    assert scheme.key == scheme.value == expected
+    assert named("WHT", 4, rounds=3).key.rounds == 3
+    assert named("KV", 4, rounds=3).key.rounds == 1
+    one_bit = named("KQV", 1, scale="unbiased")
+    assert (one_bit.key.scale, one_bit.value.scale) == ("unbiased", "norm")
+
+
+def test_isotropic_data_do_not_need_the_rotation():
+    x = sphere.sample(3000, 64, rng=np.random.default_rng(0))
+    plain, rotated = (Quantizer(3, r).encode(x).decode() for r in ("none", "hadamard"))
+    difference = relative_errors(x, plain) - relative_errors(x, rotated)
+    assert abs(oracle.z_score(difference, 0)) < oracle.Z_LIMIT
+
+
+# --- Known defects: remove each mark with the fix ----------------------------------------------
+
+
+@pytest.mark.xfail(reason="the message names the part's argument, kind or scale")
+@pytest.mark.parametrize("name", ["rotation", "sketch", "sketch_scale"])
+def test_a_bad_choice_is_named_as_the_caller_spelt_it(name):
+    with pytest.raises(ValueError, match=rf"^{name} must be one of .*got 'norm'"):
+        Quantizer(**{"bits": 3, "sketch": "haar", name: "norm"})
+
+
+@pytest.mark.xfail(reason="an unused sketch or rotation is not checked")
+@pytest.mark.parametrize(
+    ("name", "option"), [("WHT", "sketch"), ("WHT", "sketch_scale"), ("KV", "rotation")]
+)
+def test_a_misspelt_option_is_refused_even_where_unused(name, option):
+    with pytest.raises(ValueError, match=r"must be one of .*got 'dct'"):
+        named(name, 3, **{option: "dct"})
+
+
+@pytest.mark.xfail(reason="anything but a string is taken for a Codebook", raises=AttributeError)
+def test_a_codebook_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"codebook must be .*got None"):
+        Quantizer(3, codebook=None)
+
+
+@pytest.mark.xfail(reason="only zero and infinity are refused, not subnormal float16")
+def test_norms_that_lose_digits_in_float16_are_refused():
+    # 8.8e-8 is stored as 6.0e-8: every coordinate is then a third too small, silently.
+    with pytest.raises(ValueError, match=r"side_dtype='float16' cannot hold"):
+        Quantizer(3).encode(4.4e-8 * np.ones((2, 4)))
+
+
+@pytest.mark.xfail(reason="squares underflow and overflow in the dtype of x")
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-30), (np.float64, 1e-200)])
+def test_tiny_vectors_are_not_called_zero(dtype, size):
+    x = np.full((2, 4), size, dtype=dtype)
+    with pytest.raises(ValueError, match="side_dtype='float16'"):
+        Quantizer(3, side_dtype="float16").encode(x)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.xfail(reason="the remedy offered is the setting that failed")
+def test_overflow_of_float32_scales_offers_another_remedy():
+    with pytest.raises(ValueError, match="side_dtype='float32' cannot hold") as caught:
+        Quantizer(3, side_dtype="float32").encode(1e100 * np.ones((2, 4)))
+    assert "use side_dtype='float32'" not in str(caught.value)
