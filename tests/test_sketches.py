@@ -92,8 +92,7 @@ def test_seeds_reproduce_and_differ_and_are_not_the_rotations(kind):
 
 
 def test_sign_of_zero_is_plus():
-    one_hot = np.zeros((1, 4))
-    assert SignSketch("hadamard", 4).signs(one_hot).all()
+    assert SignSketch("hadamard", 4).signs(np.zeros((1, 4))).all()
 
 
 # --- Unbiasedness, and the wrong scales ----------------------------------------------------------
