@@ -410,20 +410,60 @@ def test_normalise_joins_streams_and_renumbers():
     assert stored.cells[2].metadata == {}
 
 
-def test_nbval_fails_on_a_changed_last_digit(tmp_path):
-    path = tmp_path / "small.ipynb"
-    made = notebook("print('D = 0.36089')")
+REPORT = """\
+class Report:
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": "T03", "application/vnd.kvlib.verdict+json": {"measured": 0.36089}}
+Report()"""
+
+
+def stored_outputs(printed="0.36089", glued="0.36089", judged=0.36089):
+    """A notebook with a printed, a glued and a judged number, and what was stored for them."""
+    made = notebook(
+        "print('D = 0.36089')",
+        "from myst_nb import glue\nglue('d', 0.36089, display=False)",
+        REPORT,
+    )
+    out = nbformat.v4.new_output
+    prefix = "application/papermill.record/"
+    outputs = [
+        [out("stream", name="stdout", text=f"D = {printed}\n")],
+        [
+            out(
+                "display_data",
+                {prefix + "text/plain": glued},
+                metadata={"scrapbook": {"name": "d", "mime_prefix": prefix}},
+            )
+        ],
+        [
+            out(
+                "execute_result",
+                {"text/plain": "T03", "application/vnd.kvlib.verdict+json": {"measured": judged}},
+                execution_count=4,
+            )
+        ],
+    ]
     for number, cell in enumerate(made.cells[1:], start=1):
         cell.execution_count = number
-    made.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text="D = 0.36089\n")]
-    outcomes = {}
-    for digits in ("0.36089", "0.36088"):
-        made.cells[2].outputs[0].text = f"D = {digits}\n"
-        path.write_text(chapters.serialise(made), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p"]
-        command += ["no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), str(path)]
-        outcomes[digits] = subprocess.run(command, capture_output=True, check=False).returncode
-    assert outcomes == {"0.36089": 0, "0.36088": 1}
+        cell.outputs = outputs[number - 2] if number > 1 else []
+    return made
+
+
+def test_nbval_fails_on_a_changed_last_digit(tmp_path):
+    changes = {
+        "good": {},
+        "printed": {"printed": "0.36088"},
+        "glued": {"glued": "0.36088"},
+        "judged": {"judged": 0.36088},
+    }
+    for name, change in changes.items():
+        path = tmp_path / f"{name}.ipynb"
+        path.write_text(chapters.serialise(stored_outputs(**change)), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-rf", "-p"]
+    command += ["no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed = re.findall(r"^FAILED .*?(\w+)\.ipynb::Cell (\d+)", done.stdout, flags=re.MULTILINE)
+    assert sorted(failed) == [("glued", "2"), ("judged", "3"), ("printed", "1")], done.stdout
 
 
 # ------------------------------------------------------------------- generated pages
