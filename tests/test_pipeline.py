@@ -268,7 +268,7 @@ def test_one_chapter_is_executed_whatever_its_state(book):
     assert executed(run(book, "--chapter", "01")) == ["01_plain"]
     unknown = run(book, "--chapter", "9")
     assert unknown.returncode == 1
-    assert "there are 01, 02" in unknown.stderr
+    assert "there is no chapter 9; chapters are 01, 02" in unknown.stderr
 
 
 def test_interrupt_keeps_finished_chapters_and_ends_the_others(book):

@@ -45,10 +45,9 @@ def find_chapter(root, number):
     known = [path.stem[:2] for path in chapters(root)]
     wanted = str(number).strip().zfill(2)
     if wanted not in known:
-        given = f"N={number}" if number else "no number"
+        given = f"there is no chapter {number}" if number else "which chapter is not said"
         raise ChapterProblem(
-            f"{given} names no chapter; there are {', '.join(known) or 'none yet'} "
-            "(example: make chapter N=02)"
+            f"{given}; chapters are {', '.join(known) or 'none yet'} (example: make chapter N=02)"
         )
     return chapters(root)[known.index(wanted)]
 
