@@ -82,6 +82,18 @@ def test_tails_are_accurate_in_relative_terms(dim):
                 assert 1 - sphere.coordinate_cdf(x, dim) != pytest.approx(tail, rel=0.01, abs=0)
 
 
+@pytest.mark.parametrize("gap", [2.0**-10, 2.0**-40, 2.0**-52])
+def test_tail_at_the_end_of_the_interval_by_hand(gap):
+    # Powers of two: x = 1 - gap is exact, and no digit may be lost to 1 - x^2.
+    expected = {
+        2: 2 / math.pi * math.asin(math.sqrt(gap / 2)),
+        3: gap / 2,
+        5: gap**2 * (3 - gap) / 4,
+    }
+    for dim, tail in expected.items():
+        assert float(sphere.coordinate_sf(1 - gap, dim)) == pytest.approx(tail, rel=1e-13, abs=0)
+
+
 @settings(max_examples=100)
 @given(st.sampled_from(DIMS), st.integers(1, 2**20 - 1))
 def test_ppf_inverts_cdf(dim, numerator):
