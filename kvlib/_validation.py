@@ -34,8 +34,14 @@ def as_vectors(x: ArrayLike, name: str, *, dim: int | None = None) -> FloatArray
         raise ValueError(f"{name} must not be empty, got shape {array.shape}")
     if dim is not None and array.shape[-1] != dim:
         raise ValueError(f"{name} must have {dim} coordinates on its last axis, got {array.shape}")
-    if not np.isfinite(array).all():
-        bad = int(array.size - np.isfinite(array).sum())
+    return as_finite(array, name)
+
+
+def as_finite(x: ArrayLike, name: str) -> FloatArray:
+    """Return ``x`` as by :func:`as_real`, refusing NaN and infinite entries."""
+    array = as_real(x, name)
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries")
     return array
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib import codebooks, packing
+from kvlib import codebooks, packing, rotations, sketches
 from kvlib._validation import (
     FloatArray,
     as_vectors,
@@ -76,18 +76,25 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         check_bits(self.bits, low=0 if self.sketch is None else 1)
+        check_choice(self.rotation, "rotation", rotations.KINDS)
+        if self.sketch is not None:
+            check_choice(self.sketch, "sketch", sketches.KINDS)
+        check_choice(self.sketch_scale, "sketch_scale", sketches.SCALES)
         check_choice(self.scale, "scale", SCALES)
         check_choice(self.side_dtype, "side_dtype", SIDE_DTYPES)
         if isinstance(self.codebook, str):
             check_choice(self.codebook, "codebook", tuple(_CODEBOOKS))
+        elif not isinstance(self.codebook, Codebook):
+            raise TypeError(
+                f"codebook must be a Codebook or one of {', '.join(_CODEBOOKS)}, "
+                f"got {self.codebook!r}"
+            )
         elif self.codebook.bits != self.codebook_bits:
             raise ValueError(
                 f"codebook must have {self.codebook_bits} bits for bits={self.bits} and "
                 f"sketch={self.sketch!r}, got {self.codebook.bits}"
             )
-        # Build both for a dimension that every kind allows, so that a bad name fails here.
-        self.rotation_for(2, seed=0)
-        self.sketch_for(2, seed=0)
+        self.rotation_for(2, seed=0)  # refuses rounds that the kind does not have
         if self.scale == "unbiased" and self.codebook_bits == 0:
             raise ValueError(
                 "scale='unbiased' needs at least one codebook bit: a zero-bit code has no "
@@ -141,10 +148,9 @@ class Quantizer:
         check_int(seed, "seed", low=0)
         vectors = as_vectors(x, "x")
         dim = vectors.shape[-1]
-        norms = np.linalg.norm(vectors, axis=-1)
-        check_nonzero_norms(norms, "x")
+        directions, norms = _directions(vectors)
         codebook = self.codebook_for(dim)
-        unit = self.rotation_for(dim, seed=seed).apply(vectors / norms[..., None])
+        unit = self.rotation_for(dim, seed=seed).apply(directions)
         codes = codebook.quantize(unit)
         if self.scale == "unbiased":
             norms = norms / (unit * codebook.dequantize(codes, unit.dtype)).sum(axis=-1)
@@ -206,7 +212,7 @@ class Encoded:
         """Add the sign sketch of x - (scalar stage decoded), in the space of ``x``."""
         residual = x - self._decode_codes()
         signs = packing.pack(sketch.signs(residual).astype(np.uint8), 1)
-        norms = _store(np.linalg.norm(residual, axis=-1), self.quantizer.side_dtype, zero_ok=True)
+        norms = _store(np.linalg.norm(residual, axis=-1), self.quantizer.side_dtype, any_small=True)
         return Encoded(
             self.quantizer, self.seed, self.dim, self.dtype, self.codes, self.scales, signs, norms
         )
@@ -231,14 +237,33 @@ class Encoded:
         return self.scales.astype(self.dtype)[..., None] * unit
 
 
-def _store(numbers: FloatArray, dtype: str, *, zero_ok: bool = False) -> FloatArray:
-    """Round per-vector numbers to their stored type, refusing what it cannot hold."""
-    with np.errstate(over="ignore"):
+def _directions(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Unit vectors and norms; dividing by the largest coordinate first keeps squares in range."""
+    peak = np.abs(x).max(axis=-1, keepdims=True)
+    check_nonzero_norms(peak, "x")
+    scaled = x / peak
+    relative_norm = np.linalg.norm(scaled, axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):  # an infinite norm is refused when it is stored
+        norms = (peak * relative_norm)[..., 0]
+    return scaled / relative_norm, norms
+
+
+def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> FloatArray:
+    """Round per-vector numbers to their stored type, refusing what it cannot hold.
+
+    Below the smallest normal number digits are lost: harmless for a residual's norm
+    (``any_small``), an error of the whole vector for its scale.
+    """
+    with np.errstate(over="ignore", under="ignore"):
         stored = numbers.astype(dtype)
-    if not np.isfinite(stored).all() or (not zero_ok and (stored == 0).any()):
+    too_small = stored < np.finfo(dtype).smallest_normal
+    if not np.isfinite(stored).all() or (not any_small and too_small.any()):
+        remedy = "rescale the vectors"
+        if dtype == "float16":
+            remedy = f"use side_dtype='float32' or {remedy}"
         raise ValueError(
             f"side_dtype={dtype!r} cannot hold per-vector scales from {numbers.min():.3g} to "
-            f"{numbers.max():.3g}; use side_dtype='float32' or rescale the vectors"
+            f"{numbers.max():.3g}; {remedy}"
         )
     return stored
 
@@ -322,6 +347,16 @@ def named(
     """
     check_choice(name, "name", NAMES)
     check_bits(bits, low=1)
+    # Check what this scheme does not use, too: a misspelt option must not pass in silence.
+    Quantizer(
+        8,
+        rotation=rotation,
+        rounds=rounds,
+        sketch=sketch,
+        sketch_scale=sketch_scale,
+        scale=scale,
+        side_dtype=side_dtype,
+    )
 
     def quantizer(sketched: bool) -> Quantizer:
         return Quantizer(

@@ -666,17 +666,15 @@ def test_isotropic_data_do_not_need_the_rotation():
     assert abs(oracle.z_score(difference, 0)) < oracle.Z_LIMIT
 
 
-# --- Known defects: remove each mark with the fix ----------------------------------------------
+# --- Defects once found -------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="the message names the part's argument, kind or scale")
 @pytest.mark.parametrize("name", ["rotation", "sketch", "sketch_scale"])
 def test_a_bad_choice_is_named_as_the_caller_spelt_it(name):
     with pytest.raises(ValueError, match=rf"^{name} must be one of .*got 'norm'"):
         Quantizer(**{"bits": 3, "sketch": "haar", name: "norm"})
 
 
-@pytest.mark.xfail(reason="an unused sketch or rotation is not checked")
 @pytest.mark.parametrize(
     ("name", "option"), [("WHT", "sketch"), ("WHT", "sketch_scale"), ("KV", "rotation")]
 )
@@ -685,20 +683,17 @@ def test_a_misspelt_option_is_refused_even_where_unused(name, option):
         named(name, 3, **{option: "dct"})
 
 
-@pytest.mark.xfail(reason="anything but a string is taken for a Codebook", raises=AttributeError)
 def test_a_codebook_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"codebook must be .*got None"):
         Quantizer(3, codebook=None)
 
 
-@pytest.mark.xfail(reason="only zero and infinity are refused, not subnormal float16")
 def test_norms_that_lose_digits_in_float16_are_refused():
     # 8.8e-8 is stored as 6.0e-8: every coordinate is then a third too small, silently.
     with pytest.raises(ValueError, match=r"side_dtype='float16' cannot hold"):
         Quantizer(3).encode(4.4e-8 * np.ones((2, 4)))
 
 
-@pytest.mark.xfail(reason="squares underflow and overflow in the dtype of x")
 @pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-30), (np.float64, 1e-200)])
 def test_tiny_vectors_are_not_called_zero(dtype, size):
     x = np.full((2, 4), size, dtype=dtype)
@@ -707,7 +702,6 @@ def test_tiny_vectors_are_not_called_zero(dtype, size):
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.xfail(reason="the remedy offered is the setting that failed")
 def test_overflow_of_float32_scales_offers_another_remedy():
     with pytest.raises(ValueError, match="side_dtype='float32' cannot hold") as caught:
         Quantizer(3, side_dtype="float32").encode(1e100 * np.ones((2, 4)))
