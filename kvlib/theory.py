@@ -9,12 +9,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import digamma
+from numpy.typing import ArrayLike
+from scipy.special import digamma, ndtr
 
 from kvlib import sphere
-from kvlib._validation import check_dim, check_int, check_positive
+from kvlib._validation import FloatArray, check_dim, check_fraction, check_int, check_positive
 
 GAUSSIAN_PANTER_DITE = math.sqrt(3) * math.pi / 2
+
+HIGH_RATE_PENALTY = {
+    "gaussian": 2 * math.pi,
+    "orthogonal": 2 * math.pi - 4,
+    "orthogonal mmse": 4 - 8 / math.pi,
+}
+"""Limits of :func:`equal_budget_penalty` for d and n to infinity (T08): four times pi/2,
+pi/2 - 1 and 1 - 2/pi, because one bit is worth a factor of four."""
 
 
 def shannon_bound(bits: float) -> float:
@@ -195,6 +204,171 @@ def mmse_error(unbiased_error: float) -> float:
     if unbiased_error < 0:
         raise ValueError(f"unbiased_error must be non-negative, got {unbiased_error}")
     return unbiased_error / (1 + unbiased_error)
+
+
+def orthogonal_sketch_variance(cosine: float, dim: int) -> float:
+    """Variance of <q, r_hat> / (|q| |r|) for the unbiased Haar sketch with m = d (T07).
+
+    Along r the estimate is |S r|_1 / (d E|u_1|), whose second moment follows from
+    E|u_1 u_2| = 2/(pi d). The rest of E|r_hat|^2 is spread evenly over the d - 1 directions
+    orthogonal to r, because the law of S is unchanged by rotations that fix r.
+    """
+    d = check_dim(dim)
+    scale = d * sphere.mean_absolute(d)
+    along = (1 + (d - 1) * 2 / math.pi) / scale**2
+    across = (d / scale**2 - along) / (d - 1)
+    return cosine**2 * (along - 1) + (1 - cosine**2) * across
+
+
+def sketch_inflation(cosine: float) -> float:
+    """Variance of the sign sketch over that of unquantised JL: (pi/2 - rho^2)/(1 + rho^2) (T05)."""
+    return sign_sketch_variance(cosine, 1) / jl_variance(cosine, 1)
+
+
+def inflation_crossing() -> float:
+    """|rho| past which the sign sketch has the smaller variance: sqrt(pi/4 - 1/2) (T05)."""
+    return math.sqrt(math.pi / 4 - 0.5)
+
+
+def sign_sketch_failure(epsilon: float, rows: int) -> float:
+    """P(|<q, r_hat>| > epsilon |q| |r|) at rho = 0, exact at every m (T05).
+
+    Orthogonal to r, <s, q> is independent of sign(<s, r>), so the estimate is exactly Gaussian
+    with variance (pi/2) / m.
+    """
+    z = check_positive(epsilon, "epsilon") / math.sqrt(sign_sketch_variance(0, rows))
+    return float(2 * ndtr(-z))
+
+
+def qjl_rows(epsilon: float, delta: float) -> float:
+    """Rows that QJL's Lemma 3.5 asks for: (4/3) (1 + epsilon)/epsilon^2 log(2/delta)."""
+    check_positive(epsilon, "epsilon")
+    check_fraction(delta, "delta")
+    return 4 / 3 * (1 + epsilon) / epsilon**2 * math.log(2 / delta)
+
+
+def sufficient_rows(epsilon: float, delta: float) -> float:
+    """Rows that do guarantee failure probability delta at every rho: (pi/epsilon^2) log(2/delta).
+
+    Given unit q and r, a row contributes sqrt(pi/2) (rho |a| + sqrt(1 - rho^2) b) with a, b
+    standard normal: a Lipschitz function of constant sqrt(pi/2), hence sub-Gaussian with variance
+    proxy pi/2, and P(|error| > epsilon) <= 2 exp(-m epsilon^2 / pi).
+    """
+    check_positive(epsilon, "epsilon")
+    check_fraction(delta, "delta")
+    return math.pi / epsilon**2 * math.log(2 / delta)
+
+
+def equal_budget_penalty(sketch_error: float, coarse: float, fine: float) -> float:
+    """Error of (n-1)-bit codes with a sketched residual over that of n-bit codes (T08).
+
+    c D(n-1) / D(n), with c the relative error of the sketch, ``coarse`` = D(n-1) and
+    ``fine`` = D(n). Below one the sketch wins (T09).
+    """
+    _check_distortion(fine)
+    check_positive(fine, "fine")
+    return sketch_error * check_positive(coarse, "coarse") / fine
+
+
+def logit_variance(
+    relative_mse: float, q_norm: ArrayLike, k_norm: ArrayLike, dim: int
+) -> FloatArray:
+    """Variance of one logit's error from an isotropic key error: |q|^2 |k|^2 D / d^2 (T11).
+
+    The logit is <q, k>/sqrt(d); the key error has energy D |k|^2, 1/d of it along q. For
+    |q|^2 = |k|^2 = d it is D itself.
+    """
+    d = check_dim(dim)
+    product = np.asarray(q_norm, dtype=np.float64) * np.asarray(k_norm, dtype=np.float64)
+    return np.asarray(relative_mse * (product / d) ** 2)
+
+
+def small_noise_kl(variance: ArrayLike, S2: ArrayLike) -> FloatArray:
+    """E KL to first order in the variance of independent logit errors: sigma^2/2 (1 - S2) (T11)."""
+    return np.asarray(np.asarray(variance) / 2 * (1 - np.asarray(S2)))
+
+
+def second_order_coefficient(S2: ArrayLike, S3: ArrayLike) -> FloatArray:
+    """Coefficient of sigma^4 in E KL: S3 - S2/4 - (3/4) S2^2 (T12)."""
+    S2, S3 = np.asarray(S2, dtype=np.float64), np.asarray(S3, dtype=np.float64)
+    return np.asarray(S3 - S2 / 4 - 0.75 * S2**2)
+
+
+def second_order_kl(variance: ArrayLike, S2: ArrayLike, S3: ArrayLike) -> FloatArray:
+    """E KL through sigma^4 for independent Gaussian logit errors (T12); error O(sigma^6)."""
+    quartic = np.asarray(variance) ** 2 * second_order_coefficient(S2, S3)
+    return np.asarray(small_noise_kl(variance, S2) + quartic)
+
+
+def is_superlinear(S2: ArrayLike, S3: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Whether small noise is amplified superlinearly: 4 S3 > S2 + 3 S2^2 (T12)."""
+    return np.asarray(second_order_coefficient(S2, S3) > 0, dtype=np.bool_)
+
+
+def peaked_kl(variance: ArrayLike, rest: ArrayLike) -> FloatArray:
+    """E KL of peaked attention while small: eps (exp(sigma^2) - 1), eps = 1 - top weight (T13).
+
+    Valid while eps exp(sigma^2) is small and the rest is spread over many keys.
+    """
+    return np.asarray(np.asarray(rest) * np.expm1(np.asarray(variance)))
+
+
+def kl_bound(variance: ArrayLike, rest: ArrayLike) -> FloatArray:
+    """E KL <= min(sigma^2/2, log(1 + eps (exp(sigma^2) - 1))), independent Gaussian errors (T13).
+
+    The first by Jensen on log E sum p exp(delta); the second by the same after factoring out
+    the top key's error, whose mean is zero. ``rest`` = eps = 1 - top weight.
+    """
+    variance = np.asarray(variance, dtype=np.float64)
+    return np.asarray(np.minimum(variance / 2, np.log1p(peaked_kl(variance, rest))))
+
+
+def diffuse_kl(variance: ArrayLike, tokens: ArrayLike) -> FloatArray:
+    """E KL of uniform attention over N keys, to leading order in log N (T13).
+
+    The random-energy model (Derrida 1981): sigma^2/2 while sigma^2 <= 2 log N, and
+    sigma sqrt(2 log N) - log N beyond, where the largest error takes the whole row.
+    """
+    variance = np.asarray(variance, dtype=np.float64)
+    log_n = np.log(np.asarray(tokens, dtype=np.float64))
+    frozen = np.sqrt(2 * log_n * variance) - log_n
+    return np.asarray(np.where(variance <= 2 * log_n, variance / 2, frozen))
+
+
+def predicted_kl(
+    p: FloatArray,
+    logits: FloatArray,
+    variance: FloatArray,
+    *,
+    gain_mean: float = 1.0,
+    gain_variance: float = 0.0,
+) -> FloatArray:
+    """KL of attention rows predicted from the quantizer's error moments alone (T11, T14).
+
+    Parameters
+    ----------
+    p, logits : array, shape (..., queries, tokens)
+        Exact attention rows and their scaled logits (finite where p > 0).
+    variance : array, broadcastable to ``p``
+        Variance of each logit's error from the part of the key error orthogonal to the key.
+    gain_mean : float
+        Mean of <k, k_hat>/|k|^2: 1 - D for a Lloyd-Max quantizer, 1 for an unbiased one. It acts
+        as a temperature on the logits.
+    gain_variance : float
+        Variance of that gain from key to key, which shakes each logit in proportion to itself.
+
+    Returns
+    -------
+    array, shape (..., queries)
+        Second-order KL: half the variance of the logit shift under p, plus half the sum of
+        p (1 - p) times the variance of each logit's independent error.
+    """
+    seen = p > 0
+    level = np.where(seen, logits, 0.0)
+    shift = (gain_mean - 1) * level
+    centred = shift - (p * shift).sum(axis=-1, keepdims=True)
+    noise = np.where(seen, variance, 0.0) + gain_variance * level**2
+    return np.asarray(((p * centred**2) + p * (1 - p) * noise).sum(axis=-1) / 2)
 
 
 def _check_distortion(distortion: float) -> None:

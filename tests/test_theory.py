@@ -176,3 +176,132 @@ def test_ks_of_kurtosis_is_the_distance_of_a_perturbed_law(dim):
 def test_bad_input_is_named(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+# ---------------------------------------------------------------- sketches, chapter 4
+
+
+def test_inflation_is_pi_over_two_at_zero_and_one_at_the_crossing():
+    assert theory.sketch_inflation(0) == pytest.approx(math.pi / 2)
+    crossing = theory.inflation_crossing()
+    assert theory.sketch_inflation(crossing) == pytest.approx(1)
+    assert theory.sketch_inflation(crossing + 0.01) < 1 < theory.sketch_inflation(crossing - 0.01)
+
+
+@pytest.mark.parametrize("dim", [2, 8, 128])
+def test_orthogonal_sketch_variance_sums_to_its_error(dim):
+    """Over an orthonormal basis of queries, one along r, variances add up to the squared error."""
+    along = theory.orthogonal_sketch_variance(1, dim)
+    across = theory.orthogonal_sketch_variance(0, dim)
+    assert along + (dim - 1) * across == pytest.approx(theory.orthogonal_sketch_error(dim))
+
+
+def test_lemma_constant_fails_exactly_where_simulation_did():
+    rows = math.ceil(theory.qjl_rows(0.1, 0.01))
+    assert rows == 778
+    assert theory.sign_sketch_failure(0.1, rows) == pytest.approx(0.026, abs=5e-4)
+    enough = math.ceil(theory.sufficient_rows(0.1, 0.01))
+    assert theory.sign_sketch_failure(0.1, enough) < 0.01
+
+
+def test_equal_budget_penalty_reproduces_the_published_table():
+    """T08 at d=128, and its limits.
+
+    Orthogonal rows with the error of finite d, 1/(d E|u|^2) - 1 = 0.5647; its limit pi/2 - 1
+    would give 1.78 .. 2.22.
+    """
+    d = {n: codebooks.lloyd_max(128, n).distortion for n in range(1, 7)}
+    gaussian, orthogonal = theory.gaussian_sketch_error(128), theory.orthogonal_sketch_error(128)
+    expected = {
+        gaussian: [4.86, 5.34, 5.70, 5.94, 6.08],
+        orthogonal: [1.76, 1.93, 2.06, 2.15, 2.20],
+        theory.mmse_error(orthogonal): [1.12, 1.23, 1.32, 1.37, 1.40],
+    }
+    for error, published in expected.items():
+        measured = [theory.equal_budget_penalty(error, d[n - 1], d[n]) for n in range(2, 7)]
+        np.testing.assert_allclose(measured, published, atol=0.0051)
+    fine, coarse = (codebooks.lloyd_max(10**6, n).distortion for n in (8, 7))
+    limits = theory.HIGH_RATE_PENALTY
+    for name, error in zip(limits, (math.pi / 2, math.pi / 2 - 1, 1 - 2 / math.pi), strict=True):
+        assert theory.equal_budget_penalty(error, coarse, fine) == pytest.approx(
+            limits[name], rel=0.01
+        )
+
+
+# ----------------------------------------------------------------- softmax, chapter 5
+
+
+def _two_key_kl(p, variance):
+    """E KL of the row (p, 1-p) under independent Gaussian logit errors, by quadrature.
+
+    log(p e^a + (1-p) e^b) - p a - (1-p) b depends on b - a ~ N(0, 2 variance) only.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+    gap = math.sqrt(2 * variance) * nodes
+    kl = np.log1p((1 - p) * np.expm1(gap)) - (1 - p) * gap
+    return float((weights * kl).sum() / math.sqrt(2 * math.pi))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.7, 0.95])
+def test_second_order_kl_is_the_taylor_series_of_the_exact_two_key_law(p):
+    s2, s3 = p**2 + (1 - p) ** 2, p**3 + (1 - p) ** 3
+    for variance in (0.002, 0.004):
+        exact = _two_key_kl(p, variance)
+        quartic = theory.second_order_kl(variance, s2, s3) - theory.small_noise_kl(variance, s2)
+        remainder = exact - theory.second_order_kl(variance, s2, s3)
+        assert abs(quartic) > 1e-8  # far above rounding
+        assert abs(remainder) < 0.05 * abs(quartic)
+
+
+def test_condition_for_superlinearity_has_both_signs():
+    peaked = np.array([0.9] + [0.1 / 9] * 9)
+    uniform = np.full(10, 0.1)
+    sums = [((p**2).sum(), (p**3).sum()) for p in (peaked, uniform)]
+    assert theory.is_superlinear(*sums[0])
+    assert not theory.is_superlinear(*sums[1])
+    excess = theory.second_order_kl(0.2, *sums[0]) - theory.small_noise_kl(0.2, sums[0][0])
+    assert excess == pytest.approx(1.31e-3, rel=0.01)
+
+
+def test_peaked_bound_holds_and_peaked_law_is_its_small_limit():
+    for rest in (1e-6, 1e-3, 0.1, 0.4):
+        for variance in (0.1, 1.0, 4.0):
+            assert _two_key_kl(1 - rest, variance) <= theory.kl_bound(variance, rest) + 1e-12
+    assert theory.kl_bound(0.5, 1e-6) == pytest.approx(theory.peaked_kl(0.5, 1e-6), rel=1e-5)
+
+
+def test_diffuse_law_is_continuous_and_linear_before_freezing():
+    freeze = 2 * math.log(512)
+    below, above = theory.diffuse_kl(np.array([freeze - 1e-9, freeze + 1e-9]), 512)
+    assert below == pytest.approx(above, abs=1e-8)
+    assert theory.diffuse_kl(1.0, 512) == 0.5
+    assert theory.diffuse_kl(4 * freeze, 512) < 2 * freeze / 2 * 4
+
+
+def test_predicted_kl_reduces_to_the_iid_law_and_to_a_temperature():
+    rng = np.random.default_rng(5)
+    logits = rng.standard_normal((3, 40))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    s2 = (p**2).sum(-1)
+    variance = np.full_like(p, 0.03)
+    np.testing.assert_allclose(
+        theory.predicted_kl(p, logits, variance), theory.small_noise_kl(0.03, s2), rtol=1e-12
+    )
+    # pure shrinkage: the exact KL of softmax(logits) from softmax(g logits), to second order
+    gain = 0.995
+    q = np.exp(gain * logits) / np.exp(gain * logits).sum(-1, keepdims=True)
+    exact = (p * np.log(p / q)).sum(-1)
+    predicted = theory.predicted_kl(p, logits, 0 * variance, gain_mean=gain)
+    np.testing.assert_allclose(predicted, exact, rtol=0.01)
+    # a masked key changes nothing
+    masked = np.concatenate([p, np.zeros((3, 1))], axis=-1)
+    padded = np.concatenate([logits, np.full((3, 1), -np.inf)], axis=-1)
+    np.testing.assert_allclose(
+        theory.predicted_kl(masked, padded, 0.03 * np.ones_like(masked), gain_variance=0.1),
+        theory.predicted_kl(p, logits, variance, gain_variance=0.1),
+    )
+
+
+def test_logit_variance_is_the_distortion_at_unit_power():
+    assert theory.logit_variance(0.1, 8.0, 8.0, 64) == pytest.approx(0.1)
+    assert theory.logit_variance(0.1, 16.0, 8.0, 64) == pytest.approx(0.4)
