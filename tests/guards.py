@@ -211,7 +211,7 @@ LEVELS = {"5", "50", "90", "95", "99", "99.9", "100"}
 # "Section 3.2", "Python 3.11 or 3.12", "CC BY 4.0", "version 1.2", "arXiv:2605.08114" are names.
 NAMED = re.compile(
     r"(?:Sections?|Lemmas?|Theorems?|Tables?|Figures?|Figs?\.|Eqs?\.|Equations?|Algorithms?"
-    r"|Appendix|Python|[Vv]ersions?|CC\s*BY|Apache|MIT|arXiv:?)\s*\(?v?\d+\.\d+(?:\.\d+)*\)?"
+    r"|Appendix|Python|[Vv]ersions?|CC\s*BY|Attribution|Apache|MIT|arXiv:?)\s*\(?v?\d+\.\d+(?:\.\d+)*\)?"
     r"(?:(?:,|,? or|,? and| to)\s+\d+\.\d+(?!\d*\s?%))*"
 )
 
@@ -276,6 +276,8 @@ def opened(match):
 
 def prose(text):
     """Text without mathematics, code, roles, links' targets, comments and named numbers."""
+    # What stands between glue comments was written by the build.
+    text = re.sub(r"<!-- glue: .*?<!-- /glue -->", " ", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", " ", text, flags=re.DOTALL)
     text = re.sub(
         r"(?:\{[\w:-]+\})?(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`)", " ", text, flags=re.S

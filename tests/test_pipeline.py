@@ -517,6 +517,53 @@ def test_generated_parts_need_their_markers():
         pages.fill("no markers", "x", "new")
 
 
+def glueing_book(book):
+    """A book whose chapter glues a number and draws a figure, and a README that shows both."""
+    path = put(book, "03_result", "glue(1)", "plot()")
+    made = chapters.read(path)
+    out = nbformat.v4.new_output
+    scrap = {"scrapbook": {"name": "width", "mime_prefix": ""}}
+    made.cells[2].outputs = [out("display_data", {pages.RECORD: "0.12345"}, metadata=scrap)]
+    made.cells[3].metadata["mystnb"] = {"figure": {"name": "fig-law"}}
+    made.cells[3].outputs = [out("display_data", {"image/png": "aGVsbG8="})]
+    path.write_text(chapters.serialise(made), encoding="utf-8")
+    readme = book / "README.md"
+    readme.write_text(
+        "It is <!-- glue: 03_result::width:.2f -->9<!-- /glue --> wide, see\n"
+        "![law](book/figures/fig-law.png)\n"
+        "<!-- generated: chapters -->\n<!-- end of generated: chapters -->\n",
+        encoding="utf-8",
+    )
+    return readme
+
+
+def test_readme_shows_the_numbers_and_figures_of_the_chapters(book):
+    readme = glueing_book(book)
+    picture = book / "book" / "figures" / "fig-law.png"
+    assert set(pages.outdated(book)) == {readme, picture, book / "book" / "claims.md"}
+    assert pages.main(["--root", str(book)]) == 0
+    assert "-->0.12<!-- /glue -->" in readme.read_text(encoding="utf-8")
+    assert "[Title](notebooks/01_plain.ipynb)" in readme.read_text(encoding="utf-8")
+    assert picture.read_bytes() == b"hello"
+    assert pages.outdated(book) == []
+    assert pages.main(["--root", str(book), "--check"]) == 0
+
+    readme.write_text(readme.read_text("utf-8").replace("-->0.12<", "-->0.13<"), encoding="utf-8")
+    assert pages.outdated(book) == [readme]
+    assert pages.main(["--root", str(book), "--check"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("::width", "::length", "no value 'length'"), ("fig-law", "fig-lost", "no chapter draws")],
+)
+def test_unknown_numbers_and_figures_are_refused(book, old, new, message):
+    readme = glueing_book(book)
+    readme.write_text(readme.read_text("utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(chapters.ChapterProblem, match=message):
+        pages.generated(book)
+
+
 # --------------------------------------------------------------------------- build
 
 

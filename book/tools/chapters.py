@@ -289,22 +289,23 @@ def serialise(notebook):
     return nbformat.writes(notebook, indent=1, ensure_ascii=False).rstrip("\n") + "\n"
 
 
-def write_atomically(path, text):
+def write_atomically(path, content):
     """Replace a file in one step, so that a reader never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_if_changed(path, text):
-    """Store text unless the file holds it already; says whether it was written."""
-    if path.exists() and path.read_bytes() == text.encode("utf-8"):
+def write_if_changed(path, content):
+    """Store text or bytes unless the file holds them already; says whether it was written."""
+    content = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == content:
         return False
-    write_atomically(path, text)
+    write_atomically(path, content)
     return True
 
 

@@ -3,11 +3,16 @@
     python book/tools/pages.py            # rewrite what is not current
     python book/tools/pages.py --check    # only say whether all is current
 
-These are `book/claims.md` (all of it) and the tables between markers in `README.md` and
-`book/reproduce.md`. The numbers come from the executed notebooks, through `kvlib.claims`.
+These are `book/claims.md` (all of it), the tables between markers in `README.md` and
+`book/reproduce.md`, the glued numbers of the README, written there as
+``<!-- glue: 02_sphere::distance:.3f -->0.012<!-- /glue -->``, and the figures that the README
+or a page of prose shows from `book/figures/`: each is the output of the cell of that name.
+The numbers come from the executed notebooks and from nowhere else.
 """
 
 import argparse
+import ast
+import base64
 import re
 import sys
 from itertools import groupby
@@ -204,8 +209,73 @@ def fill(text, name, content):
     return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
+# ------------------------------------------------------- numbers and figures elsewhere
+
+GLUE = re.compile(r"(<!-- glue: (\w+)::([\w-]+)(?::(\S+))? -->).*?(<!-- /glue -->)", re.DOTALL)
+RECORD = "application/papermill.record/text/plain"
+FIGURE = re.compile(r"\bfigures/(fig-[\w-]+)\.png")
+
+
+def outputs(path):
+    """(cell, output) of every output of a notebook."""
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    return [(cell, output) for cell in cells for output in cell.outputs]
+
+
+def glued(folder, stem, name):
+    """A value that a chapter glued.
+
+    Raises
+    ------
+    ChapterProblem
+        If there is no such chapter, or it glues nothing of that name.
+    """
+    path = folder / "notebooks" / f"{stem}.ipynb"
+    if path.exists():
+        for _, output in outputs(path):
+            if output.get("metadata", {}).get("scrapbook", {}).get("name") == name:
+                return ast.literal_eval(output.data[RECORD])
+    raise ChapterProblem(f"no value {name!r} is glued in notebooks/{stem}.ipynb")
+
+
+def fill_numbers(text, folder):
+    """Text with the number between each pair of glue comments written anew."""
+
+    def replace(match):
+        begin, stem, name, form, end = match.groups()
+        return f"{begin}{glued(folder, stem, name):{form or ''}}{end}"
+
+    return GLUE.sub(replace, text)
+
+
+def figures(folder, texts):
+    """Path to content of the figures that some texts show.
+
+    Raises
+    ------
+    ChapterProblem
+        If no chapter draws a figure of that name.
+    """
+    wanted = sorted({name for text in texts for name in FIGURE.findall(text)})
+    if not wanted:
+        return {}
+    drawn = {}
+    for path in chapters(folder):
+        for cell, output in outputs(path):
+            name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+            if name and "image/png" in output.get("data", {}):
+                drawn[name] = base64.b64decode(output.data["image/png"])
+    missing = [name for name in wanted if name not in drawn]
+    if missing:
+        raise ChapterProblem(f"no chapter draws {', '.join(missing)}, shown from book/figures/")
+    return {folder / "book" / "figures" / f"{name}.png": drawn[name] for name in wanted}
+
+
+# ------------------------------------------------------------------------- all of it
+
+
 def generated(folder):
-    """Path to text of every generated page of a book, as it should be now."""
+    """Path to content (bytes) of every generated page of a book, as it should be now."""
     from kvlib.claims import read_ledger
 
     try:
@@ -217,23 +287,25 @@ def generated(folder):
         int(path.stem[:2]): (path.relative_to(folder).as_posix(), title(path))
         for path in chapters(folder)
     }
+    readme, reproduce = folder / "README.md", folder / "book" / "reproduce.md"
     wanted = {folder / "book" / "claims.md": claims_page(ledger, titles)}
-    marked = {
-        folder / "README.md": ("chapters", lambda: chapter_table(ledger, folder, times)),
-        folder / "book" / "reproduce.md": ("times", lambda: times_table(folder, times)),
-    }
-    for path, (name, content) in marked.items():
-        if path.exists():
-            wanted[path] = fill(path.read_text(encoding="utf-8"), name, content())
-    return wanted
+    if readme.exists():
+        text = fill(readme.read_text("utf-8"), "chapters", chapter_table(ledger, folder, times))
+        wanted[readme] = fill_numbers(text, folder)
+    if reproduce.exists():
+        text = reproduce.read_text("utf-8")
+        wanted[reproduce] = fill(text, "times", times_table(folder, times))
+    prose = [path.read_text("utf-8") for path in (folder / "book").glob("*.md")]
+    pictures = figures(folder, [*prose, wanted.get(readme, "")])
+    return {path: text.encode() for path, text in wanted.items()} | pictures
 
 
 def outdated(folder):
     """Generated pages that are not what the notebooks say."""
     return [
         path
-        for path, text in generated(folder).items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
+        for path, content in generated(folder).items()
+        if not path.exists() or path.read_bytes() != content
     ]
 
 
@@ -253,8 +325,8 @@ def main(argv=None):
             if names:
                 raise ChapterProblem(f"not current, run `make book`: {', '.join(names)}")
             return 0
-        for path, text in generated(run.folder).items():
-            if write_if_changed(path, text):
+        for path, content in generated(run.folder).items():
+            if write_if_changed(path, content):
                 print(f"pages: {path.relative_to(run.folder)} written")
     except ChapterProblem as problem:
         print(f"error: {problem}", file=sys.stderr)
