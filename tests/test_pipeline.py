@@ -611,9 +611,12 @@ def test_wrong_interpreter_is_named_or_replaced():
     with pytest.raises(environment.EnvironmentProblem, match=r"needs Python 3\.11.*is 3\.9"):
         environment.choose_interpreter((3, 9, 2), which=lambda name: None)
     found = environment.choose_interpreter(
-        (3, 14), which=lambda name: f"/bin/{name}" if name == "python3.12" else None
+        (3, 14), which=lambda name: f"/bin/{name}", usable=lambda path: path.endswith("3.12")
     )
     assert found == "/bin/python3.12"
+    assert environment.works(sys.executable)
+    assert not environment.works("/bin/false")
+    assert not environment.works("/nowhere/python3.12")
     assert environment.choose_interpreter((3, 12, 1)) == sys.executable
 
 

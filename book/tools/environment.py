@@ -33,7 +33,21 @@ def names(oldest=OLDEST, newest=NEWEST):
     return ["python3.%d" % minor for minor in range(newest[1], oldest[1] - 1, -1)]  # noqa: UP031
 
 
-def choose_interpreter(version=None, which=shutil.which):
+def works(interpreter):
+    """Whether an interpreter starts and is supported (a launcher on the PATH may be neither)."""
+    try:
+        told = subprocess.run(
+            [interpreter, "-c", "import sys; print(*sys.version_info[:2])"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        ).stdout.split()
+        return supported(tuple(int(part) for part in told))
+    except (OSError, ValueError):
+        return False
+
+
+def choose_interpreter(version=None, which=shutil.which, usable=works):
     """Path of a supported interpreter: this one, or another on the PATH.
 
     Raises
@@ -46,7 +60,7 @@ def choose_interpreter(version=None, which=shutil.which):
         return sys.executable
     for name in names():
         found = which(name)
-        if found:
+        if found and usable(found):
             return found
     raise EnvironmentProblem(
         "This book needs Python 3.11, 3.12 or 3.13, and `python3` here is {}.{}.\n"
