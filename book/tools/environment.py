@@ -128,11 +128,10 @@ def call(command, what):
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         check=False,
     )
     if done.returncode:
-        tail = "\n".join(done.stdout.strip().splitlines()[-25:])
+        tail = "\n".join(done.stdout.decode(errors="replace").strip().splitlines()[-25:])
         raise EnvironmentProblem(f"{what} failed:\n{tail}")
 
 

@@ -5,6 +5,7 @@ incremental builds miss removed labels and chapters, and a failed one leaves hal
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import parameters
-from chapters import ROOT, ChapterProblem, Run
+from chapters import ROOT, ChapterProblem, Run, write_atomically
 
 STAGED = ("_config.yml", "_toc.yml", "book")
 
@@ -27,7 +28,7 @@ def stage(run):
             shutil.copy2(source, target)
 
 
-def build(folder, verbose=False):
+def build(folder):
     """Build the book that lies in a folder, into `_build/html` there.
 
     Returns
@@ -49,10 +50,10 @@ def build(folder, verbose=False):
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     made = fresh / "_build" / "html"
-    if verbose:
-        print(done.stdout)
+    log = folder / "_build" / "logs" / "book.log"
+    write_atomically(log, done.stdout)
     if done.returncode or not (made / "index.html").is_file():
-        raise ChapterProblem("the book does not build:\n" + complaints(done.stdout))
+        raise ChapterProblem(f"the book does not build:\n{complaints(done.stdout)}\n(all: {log})")
     target = folder / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)
     made.rename(target)
@@ -61,9 +62,9 @@ def build(folder, verbose=False):
 
 
 def complaints(output):
-    """The warnings of a build, or its last lines where there is none."""
-    lines = output.splitlines()
-    found = [line for line in lines if "WARNING" in line or "ERROR" in line]
+    """The warnings and errors of a build without colours, or its last lines."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", output).splitlines()
+    found = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|^[\w.]+Error: \S", line)]
     return "\n".join(found or lines[-30:])
 
 
@@ -72,13 +73,12 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     parser.add_argument("--parameters", default="", help="those of the run to build")
-    parser.add_argument("--verbose", action="store_true", help="show all that Sphinx says")
     options = parser.parse_args(argv)
     begin = time.monotonic()
     try:
         root = options.root.resolve()
         run = Run(root, parameters.parse(options.parameters))
-        index = build(run.folder, options.verbose)
+        index = build(run.folder)
     except ChapterProblem as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
