@@ -253,6 +253,49 @@ def test_second_order_kl_is_the_taylor_series_of_the_exact_two_key_law(p):
         assert abs(remainder) < 0.05 * abs(quartic)
 
 
+@pytest.mark.parametrize("p", [0.5, 0.7, 0.95, 1 - 1e-6])
+def test_quadrature_of_a_row_is_the_exact_two_key_law(p):
+    for variance in (0.0, 1e-3, 0.1, 1.0):
+        exact = _two_key_kl(p, variance)
+        assert theory.gaussian_noise_kl([p, 1 - p], variance) == pytest.approx(exact, abs=1e-11)
+
+
+def test_quadrature_of_a_row_splits_keys_like_the_row_itself():
+    """Keys of weight zero change nothing; one key alone has no KL, whatever the noise."""
+    variances = np.array([0.01, 2.0, 30.0])
+    row = theory.gaussian_noise_kl([0.6, 0.3, 0.1], variances)
+    np.testing.assert_allclose(theory.gaussian_noise_kl([0.3, 0, 0.6, 0.1, 0], variances), row)
+    assert np.abs(theory.gaussian_noise_kl([1.0], variances)).max() < 1e-11
+    assert (row > 0).all()
+    assert (row < variances / 2).all()
+
+
+def test_quadrature_of_a_long_row_against_monte_carlo():
+    """False-alarm rate 1e-6 a variance; the control, noise a tenth larger, must be rejected."""
+    rng = np.random.default_rng(11)
+    logits = 2 * rng.standard_normal(300)
+    p = np.exp(logits) / np.exp(logits).sum()
+    errors = rng.standard_normal((20000, 300))
+    for variance in (0.3, 5.0):
+        delta = math.sqrt(variance) * errors
+        kl = np.log(np.exp(delta) @ p) - delta @ p
+        standard_error = kl.std() / math.sqrt(len(kl))
+        z, control = (
+            (kl.mean() - theory.gaussian_noise_kl(p, scale * variance)) / standard_error
+            for scale in (1.0, 1.1)
+        )
+        assert abs(z) < 4.9
+        assert abs(control) > 4.9
+
+
+def test_quadrature_refuses_what_is_no_row():
+    for p in ([0.5, 0.6], [1.5, -0.5], [[0.5, 0.5]], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="p must be one row"):
+            theory.gaussian_noise_kl(p, 1.0)
+    with pytest.raises(ValueError, match="variance must be finite"):
+        theory.gaussian_noise_kl([0.5, 0.5], -1.0)
+
+
 def test_condition_for_superlinearity_has_both_signs():
     peaked = np.array([0.9] + [0.1 / 9] * 9)
     uniform = np.full(10, 0.1)
@@ -268,6 +311,22 @@ def test_peaked_bound_holds_and_peaked_law_is_its_small_limit():
         for variance in (0.1, 1.0, 4.0):
             assert _two_key_kl(1 - rest, variance) <= theory.kl_bound(variance, rest) + 1e-12
     assert theory.kl_bound(0.5, 1e-6) == pytest.approx(theory.peaked_kl(0.5, 1e-6), rel=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [2, 50])
+def test_peaked_law_lies_above_and_its_lower_bound_below(tokens):
+    for rest in (1e-6, 1e-3, 0.05):
+        p = np.full(tokens, rest / (tokens - 1))
+        p[0] = 1 - rest
+        squares = (p[1:] ** 2).sum()
+        for variance in (0.01, 0.5, 2.0):
+            exact = theory.gaussian_noise_kl(p, variance)
+            lower = theory.peaked_kl_lower_bound(variance, rest, squares)
+            assert lower - 1e-11 <= exact <= theory.peaked_kl(variance, rest) + 1e-11
+    # tight where it should be: a part in a thousand at eps = 1e-6, sigma^2 = 2
+    assert theory.peaked_kl_lower_bound(2.0, 1e-6, 1e-12) == pytest.approx(
+        theory.peaked_kl(2.0, 1e-6), rel=1e-3
+    )
 
 
 def test_diffuse_law_is_continuous_and_linear_before_freezing():
