@@ -3,8 +3,8 @@
     python book/tools/pages.py            # rewrite what is not current
     python book/tools/pages.py --check    # only say whether all is current
 
-These are `book/claims.md` (all of it), the tables between markers in `README.md` and
-`book/reproduce.md`, the glued numbers of the README, written there as
+These are `book/claims.md` (all of it), the tables between markers in `README.md`,
+`book/index.md` and `book/reproduce.md`, the glued numbers of the README, written there as
 ``<!-- glue: 02_sphere::distance:.3f -->0.012<!-- /glue -->``, and the figures that the README
 or a page of prose shows from `book/figures/`: each is the output of the cell of that name.
 The numbers come from the executed notebooks and from nowhere else.
@@ -161,6 +161,16 @@ def claim_row(row):
 # --------------------------------------------------------- tables between markers
 
 
+def front_table(ledger):
+    """The front page's table: each claim of the paper and its verdict."""
+    paper = [row for row in ledger if row["kind"] == "paper"]
+    rows = []
+    for row in paper:
+        link = f'<a href="claims.html#{row["id"].lower()}">{row["id"]}</a>'
+        rows.append([link, escape(row["statement"]), badge(row)])
+    return f"{tally(paper)}\n\n:::{{div}} kv-front\n{table(['', 'claim', 'verdict'], rows)}\n:::"
+
+
 def chapter_table(ledger, folder, times):
     """The README's table: chapter, claims with verdicts, run time."""
     rows = []
@@ -288,10 +298,13 @@ def generated(folder):
         for path in chapters(folder)
     }
     readme, reproduce = folder / "README.md", folder / "book" / "reproduce.md"
+    front = folder / "book" / "index.md"
     wanted = {folder / "book" / "claims.md": claims_page(ledger, titles)}
     if readme.exists():
         text = fill(readme.read_text("utf-8"), "chapters", chapter_table(ledger, folder, times))
         wanted[readme] = fill_numbers(text, folder)
+    if front.exists():
+        wanted[front] = fill(front.read_text("utf-8"), "verdicts", front_table(ledger))
     if reproduce.exists():
         text = reproduce.read_text("utf-8")
         wanted[reproduce] = fill(text, "times", times_table(folder, times))
