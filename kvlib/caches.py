@@ -154,6 +154,8 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> KVCache
             meta=meta,
             ids=arrays.get("ids"),
         )
+    except PermissionError:
+        raise  # an OSError, but nothing is wrong with the file
     except _CORRUPT as error:
         raise ValueError(f"{path}: not a readable npz file ({error})") from error
     except TypeError as error:
