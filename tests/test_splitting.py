@@ -1,0 +1,233 @@
+"""The cover behind T09: its bounds against quadrature, its boxes against points inside them."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, optimize, special
+
+from kvlib import codebooks, sphere, splitting, theory
+
+# --- one cell ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [3, 4, 5, 8, 64, 128, 1024])
+def test_the_half_line_splits_like_the_second_bit(dim):
+    ratio = codebooks.lloyd_max(dim, 2).distortion / codebooks.lloyd_max(dim, 1).distortion
+    high = min(1.0, 12 / math.sqrt(dim))  # beyond it no mass that double precision could see
+    assert splitting.split_ratio(0, high, dim) == pytest.approx(ratio, rel=1e-7)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.1, 0.3), (0.5, 0.52), (0.9, 1)])
+def test_the_uniform_law_splits_by_a_quarter(low, high):
+    assert splitting.split_ratio(low, high, 3) == pytest.approx(0.25, abs=1e-12)
+
+
+def _by_quadrature(low, high, dim):
+    """Best threshold by a scalar search, moments by adaptive quadrature."""
+    scale = float(sphere.coordinate_pdf(low, dim))
+
+    def moments(a, b):
+        # sin removes the square root at x = 1 that d = 4 has.
+        def integrand(angle, power):
+            x = math.sin(angle)
+            return x**power * float(sphere.coordinate_pdf(x, dim)) / scale * math.cos(angle)
+
+        return [
+            integrate.quad(integrand, math.asin(a), math.asin(b), (k,), epsabs=0, epsrel=1e-11)[0]
+            for k in range(3)
+        ]
+
+    def left(a, b):
+        mass, first, second = moments(a, b)
+        return second - first**2 / mass
+
+    best = optimize.minimize_scalar(
+        lambda t: left(low, t) + left(t, high), bounds=(low, high), method="bounded"
+    )
+    return best.fun / left(low, high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dim"),
+    [(0, 1, 4), (0.3, 0.9, 4), (0.95, 1, 4), (0, 0.2, 16), (0.4, 0.9, 16), (0.1, 0.3, 128)],
+)
+def test_split_ratio_is_the_best_threshold(low, high, dim):
+    expected = _by_quadrature(low, high, dim)
+    assert splitting.split_ratio(low, high, dim) == pytest.approx(expected, rel=1e-6)
+
+
+def test_far_tail_splits_like_an_exponential():
+    # Two levels, threshold t = 2 - t / (e^t - 1) in units of the mean: the optimum of e^-x.
+    t = optimize.brentq(lambda t: t - 2 + t / math.expm1(t), 1, 2)
+    exponential = 1 - t**2 / math.expm1(t)
+    dim = 10**6
+    start = 40 / math.sqrt(dim)
+    assert splitting.split_ratio(start, start + 1 / math.sqrt(dim), dim) == pytest.approx(
+        exponential, abs=2e-3
+    )
+    assert exponential < 1 - 2 / math.pi
+
+
+@pytest.mark.parametrize("bad", [(-0.1, 0.5), (0.5, 0.5), (0.6, 0.5), (0.5, 1.1)])
+def test_split_ratio_refuses_bad_cells(bad):
+    with pytest.raises(ValueError, match="low and high"):
+        splitting.split_ratio(*bad, 8)
+
+
+# --- the lemma: splitting every cell -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [3, 4, 7, 32, 128, 4096])
+def test_one_more_bit_is_at_least_as_good_as_splitting_every_cell(dim):
+    for bits in range(2, 7):
+        coarse = codebooks.lloyd_max(dim, bits - 1)
+        cuts = [0.0, *coarse.edges[coarse.edges > 1e-12], min(1.0, 12 / math.sqrt(dim))]
+        split = 0.0
+        for low, high in pairwise(cuts):
+            mass, first, second = sphere.upper_cell_moments([low, high], dim)
+            variance = float(second[0] - first[0] ** 2 / mass[0])
+            split += 2 * dim * variance * splitting.split_ratio(low, high, dim)
+        fine = codebooks.lloyd_max(dim, bits).distortion
+        assert fine <= split * (1 + 1e-6)
+        # The lemma is not vacuous: splitting costs at most a few percent.
+        assert split < 1.1 * fine
+
+
+@pytest.mark.parametrize("dim", [4, 5, 8, 16, 31, 64, 128, 1024, 10**5])
+def test_t09_on_the_codebooks_themselves(dim):
+    for bits in range(2, 9):
+        ratio = (
+            codebooks.lloyd_max(dim, bits).distortion
+            / codebooks.lloyd_max(dim, bits - 1).distortion
+        )
+        assert ratio < theory.one_bit_distortion(dim)
+
+
+def test_t09_is_false_at_d_2_and_a_tie_at_d_3():
+    def ratio(dim):
+        return codebooks.lloyd_max(dim, 2).distortion / codebooks.lloyd_max(dim, 1).distortion
+
+    assert ratio(2) > theory.one_bit_distortion(2)
+    assert ratio(3) == pytest.approx(theory.one_bit_distortion(3), rel=1e-12)
+
+
+# --- the cover ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [4, 5, 11, 20])
+def test_cover_of_one_dimension(dim):
+    cover = splitting.cover_dimension(dim, theory.one_bit_distortion(dim))
+    assert cover.worst < 1
+    doubled = splitting.cover_dimension(
+        dim, theory.one_bit_distortion(dim), nodes=2 * splitting.NODES
+    )
+    # A box within rounding of the margin may be cut or not.
+    assert abs(doubled.boxes - cover.boxes) <= 10
+    assert doubled.worst == pytest.approx(cover.worst, rel=1e-6)
+
+
+def test_cover_of_all_large_dimensions():
+    cover = splitting.cover_from(40)
+    assert cover.worst < 1
+    doubled = splitting.cover_from(40, nodes=2 * splitting.NODES)
+    # A box within rounding of the margin may be cut or not.
+    assert abs(doubled.boxes - cover.boxes) <= 10
+    assert doubled.worst == pytest.approx(cover.worst, rel=1e-6)
+
+
+def test_cover_refuses_a_false_limit(monkeypatch):
+    # Negative control: [0, 1] itself is a cell with a ratio above this limit.
+    monkeypatch.setattr(splitting, "_MAX_BOXES", 20_000)
+    limit = 0.999 * splitting.split_ratio(0, 1, 6)
+    with pytest.raises(RuntimeError, match="no cover"):
+        splitting.cover_dimension(6, limit)
+
+
+def test_cover_finds_limits_close_to_the_truth():
+    worst = max(
+        splitting.split_ratio(a, b, 6)
+        for a in np.linspace(0, 0.98, 25)
+        for b in np.linspace(a + 0.01, 1, 25)
+    )
+    assert splitting.cover_dimension(6, 1.01 * worst).worst < 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    corner=st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)),
+    size=st.tuples(st.floats(0.01, 0.1), st.floats(0.01, 0.1)),
+    inside=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    dim=st.integers(4, 40),
+)
+def test_square_box_bounds_the_cells_inside(corner, size, inside, dim):
+    box = np.array([[corner[0], corner[0] + size[0], corner[1], corner[1] + size[1]]])
+    m = (dim - 3) / 2
+    beta = max(box[0, 0] + inside[0] * size[0], 1e-3)
+    eta = min(max(box[0, 2] + inside[1] * size[1], 1e-4), 1.0)
+    low = (1 - eta) / (1 + eta)
+    high = min(1.0, low + beta * (1 - low))
+    above = splitting._cell_in_unit_square(box[:, 0], box[:, 3], m, splitting.NODES)
+    below = splitting._cell_in_unit_square(box[:, 1], box[:, 2], m, splitting.NODES)
+    bound = float((above.two_level() / below.variance())[0])
+    assert splitting.split_ratio(low, high, dim) <= bound * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sigma=st.tuples(st.floats(0, 0.95), st.floats(0.001, 0.05)),
+    width=st.tuples(st.floats(0.05, 8), st.floats(1.01, 1.3)),
+    inside=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    dim=st.integers(20, 3000),
+)
+def test_strip_box_bounds_the_cells_inside(sigma, width, inside, dim):
+    m = (dim - 3) / 2
+    inverse = 1 / m
+    box = np.array(
+        [
+            [sigma[0], sum(sigma), width[0], width[0] * width[1], 0.9 * inverse, 1.1 * inverse],
+        ]
+    )
+    bound, limit = splitting._strip_bounds(box, splitting.NODES)
+    s = sigma[0] + inside[0] * sigma[1]
+    w = width[0] * (1 + inside[1] * (width[1] - 1))
+    # Back to the sphere: s t + (1-s) t^2 = m (beta (1-eta) + beta^2 eta) for a cell of width w.
+    product, difference = (1 - s) * w * w / m, s * w / m
+    beta = (difference + math.sqrt(difference**2 + 4 * product)) / 2
+    if beta > 1:
+        return  # the density ends inside this cell
+    eta = min(product / beta**2, 1.0)
+    low = (1 - eta) / (1 + eta)
+    ratio = splitting.split_ratio(low, low + beta * (1 - low), dim)
+    assert ratio <= float(bound[0]) * (1 + 1e-7)
+    assert float(limit[0]) <= theory.one_bit_distortion(dim) * (1 + 1e-12)
+
+
+def test_narrow_and_endless_boxes_bound_their_cells():
+    narrow = np.array([[0.2, 0.3, 0.0, 0.1, 0.0, 0.01]])
+    endless = np.array([[0.999, 1.0, splitting._LONG, np.inf, 0.0, 1e-5]])
+    assert 0.25 < float(splitting._strip_bounds(narrow, splitting.NODES)[0][0]) < 0.3
+    t = optimize.brentq(lambda t: t - 2 + t / math.expm1(t), 1, 2)
+    bound = float(splitting._strip_bounds(endless, splitting.NODES)[0][0])
+    assert 1 - t**2 / math.expm1(t) < bound < 0.37
+
+
+def test_one_bit_distortion_grows_with_the_dimension():
+    dims = np.concatenate([np.linspace(4, 60, 200), np.geomspace(60, 1e8, 100)])
+    values = np.array([splitting._one_bit_distortion(d) for d in dims])
+    assert (np.diff(values) > -1e-14).all()
+    assert values[-1] == pytest.approx(1 - 2 / math.pi, abs=1e-8)
+    assert values[0] == pytest.approx(
+        1 - 4 / math.pi * special.gamma(2) ** 2 / special.gamma(2.5) ** 2
+    )
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_covers_refuse_dimensions_where_the_statement_is_false(dim):
+    with pytest.raises(ValueError, match="dim"):
+        splitting.cover_from(dim)
+    with pytest.raises(ValueError, match="dim"):
+        splitting.cover_dimension(dim, 0.3)
