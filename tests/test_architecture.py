@@ -19,6 +19,8 @@ STREAM = (
     "schemes",
     "attention",
     "metrics",
+    "_intervals",
+    "_pvalues",
     "inference",
     "caches",
     "theory",

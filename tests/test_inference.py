@@ -4,6 +4,7 @@ Every simulated rate is compared with its nominal value within four binomial sta
 (false-alarm rate 6e-5 a comparison), and each check is shown to reject a method known to fail.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -83,6 +84,55 @@ def test_bootstrap_interval_is_reproducible_and_holds_its_estimate(method):
     assert first.half_width == pytest.approx(inference.mean_interval(x).half_width, rel=0.1)
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_difference_interval_matches_scipy(paired):
+    rng = np.random.default_rng(8)
+    x, y = 3 * rng.standard_normal(9) + 1, rng.standard_normal(9 if paired else 14)
+    found = inference.difference_interval(x, y, paired=paired, confidence=0.9)
+    test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
+    expected = test.confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-10)
+    assert (found.estimate, found.n) == (pytest.approx(x.mean() - y.mean()), 9)
+    constant = inference.difference_interval([2, 2], [1, 1], paired=paired)
+    assert (constant.low, constant.high) == (1, 1)
+
+
+def test_difference_interval_covers_with_unequal_spread_and_sizes():
+    trials = 2000
+    rng = np.random.default_rng(9)
+    x, y = 5 * rng.standard_normal((trials, 5)), rng.standard_normal((trials, 20))
+    pairs = list(zip(x, y, strict=True))
+    covered = np.mean([0 in inference.difference_interval(*pair) for pair in pairs])
+    assert within(covered, 0.95, trials)
+    # Negative control: the interval that assumes equal variances.
+    pooled = np.mean([stats.ttest_ind(*pair).pvalue > 0.05 for pair in pairs])
+    assert not within(pooled, 0.95, trials)
+
+
+def test_bootstrap_difference_covers_and_pairing_narrows_it():
+    trials, n = 400, 40
+    rng = np.random.default_rng(10)
+    common = 3 * rng.standard_normal((trials, n))
+    x, y = (common + rng.exponential(size=(trials, n)) + shift for shift in (1, 0))
+
+    def intervals(**options):
+        return [
+            inference.bootstrap_difference(a, b, np.mean, resamples=499, rng=rng, **options)
+            for a, b in zip(x, y, strict=True)
+        ]
+
+    together, apart = intervals(paired=True), intervals()
+    covered = np.mean([1.0 in interval for interval in together])
+    assert within(covered, 0.95, trials) or within(covered, 0.94, trials)
+    assert together[0].estimate == pytest.approx((x - y)[0].mean())
+    # Variances 9 + 9 + 1 + 1 against 1 + 1.
+    widths = [np.mean([i.half_width for i in found]) for found in (apart, together)]
+    assert widths[0] / widths[1] == pytest.approx(math.sqrt(10), rel=0.1)
+    # Negative control: intervals of 80 percent confidence.
+    short = np.mean([1.0 in interval for interval in intervals(paired=True, confidence=0.8)])
+    assert not within(short, 0.94, trials)
+
+
 # Kolmogorov-Smirnov and Monte Carlo p-values ---------------------------------------------------
 
 
@@ -148,6 +198,39 @@ def test_size_of_the_pvalue_with_continuous_and_tied_statistics():
     assert not within(strict, 0.05, 2000)
 
 
+# Multiple comparisons --------------------------------------------------------------------------
+
+
+def closed_bonferroni(p):
+    """Adjusted p-values by closed testing: the largest Bonferroni p-value of a set with i."""
+    subsets = [s for k in range(1, len(p) + 1) for s in itertools.combinations(range(len(p)), k)]
+    return [
+        max(min(1.0, len(s) * min(p[j] for j in s)) for s in subsets if i in s)
+        for i in range(len(p))
+    ]
+
+
+def test_holm_is_closed_bonferroni():
+    rng = np.random.default_rng(11)
+    for size in (1, 2, 5, 7):
+        for p in (rng.random(size), rng.random(size) / 20, np.round(rng.random(size) / 5, 1)):
+            assert inference.holm(p) == pytest.approx(closed_bonferroni(p), abs=1e-12)
+
+
+def test_holm_bounds_false_rejections():
+    trials, true, false = 4000, 6, 4
+    rng = np.random.default_rng(12)
+    p = rng.random((trials, true + false))
+    p[:, true:] /= 1e4  # false null hypotheses, always found
+    adjusted = np.array([inference.holm(row) for row in p])
+    # All four are found first, so that six remain: 1 - (1 - 0.05/6)^6.
+    expected = 1 - (1 - 0.05 / true) ** true
+    assert within(np.mean((adjusted[:, :true] <= 0.05).any(1)), expected, trials)
+    assert (adjusted[:, true:] <= 0.05).all()
+    # Negative control: p-values taken one by one.
+    assert not within(np.mean((p[:, :true] <= 0.05).any(1)), expected, trials)
+
+
 # Refusals --------------------------------------------------------------------------------------
 
 
@@ -163,6 +246,13 @@ def test_size_of_the_pvalue_with_continuous_and_tied_statistics():
         (lambda: inference.ks_distance([], stats.norm.cdf), "samples must hold at least 1"),
         (lambda: inference.ks_distance([1.0], lambda x: 2 * x), "cdf must return one value"),
         (lambda: inference.ks_distances([[np.nan]], stats.norm.cdf), "samples must be finite and"),
+        (lambda: inference.holm([]), r"pvalues must have shape \(m,\) with m >= 1, got \(0,\)"),
+        (lambda: inference.holm([0.5, 1.5]), r"pvalues must lie in \[0, 1\], got 1.5"),
+        (lambda: inference.holm([np.nan]), r"pvalues must lie in \[0, 1\], got nan"),
+        (
+            lambda: inference.difference_interval([1, 2], [1, 2, 3], paired=True),
+            "y must have as many samples as x when paired, got 3 against 2",
+        ),
         (lambda: inference.monte_carlo_pvalue(np.nan, [1.0]), "observed must be finite, got nan"),
     ],
 )
