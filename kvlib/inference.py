@@ -9,6 +9,7 @@ sees smaller differences than comparing the two samples as if they were drawn ap
 
 from __future__ import annotations
 
+from kvlib._effects import RankBiserial, rank_biserial
 from kvlib._intervals import (
     Interval,
     Statistic,
@@ -27,6 +28,7 @@ from kvlib._pvalues import (
 
 __all__ = [
     "Interval",
+    "RankBiserial",
     "Statistic",
     "bootstrap_difference",
     "bootstrap_interval",
@@ -37,4 +39,5 @@ __all__ = [
     "mean_interval",
     "monte_carlo_null",
     "monte_carlo_pvalue",
+    "rank_biserial",
 ]

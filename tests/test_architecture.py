@@ -21,6 +21,7 @@ STREAM = (
     "metrics",
     "_intervals",
     "_pvalues",
+    "_effects",
     "inference",
     "caches",
     "theory",
