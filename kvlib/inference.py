@@ -10,6 +10,7 @@ sees smaller differences than comparing the two samples as if they were drawn ap
 from __future__ import annotations
 
 from kvlib._effects import RankBiserial, rank_biserial
+from kvlib._energy import EnergyDistance, energy_distance
 from kvlib._intervals import (
     Interval,
     Statistic,
@@ -27,12 +28,14 @@ from kvlib._pvalues import (
 )
 
 __all__ = [
+    "EnergyDistance",
     "Interval",
     "RankBiserial",
     "Statistic",
     "bootstrap_difference",
     "bootstrap_interval",
     "difference_interval",
+    "energy_distance",
     "holm",
     "ks_distance",
     "ks_distances",

@@ -22,6 +22,7 @@ STREAM = (
     "_intervals",
     "_pvalues",
     "_effects",
+    "_energy",
     "inference",
     "caches",
     "theory",
