@@ -19,6 +19,13 @@ from kvlib._intervals import (
     difference_interval,
     mean_interval,
 )
+from kvlib._permutation import (
+    TIE_TOLERANCE,
+    NullDistribution,
+    PermutationTest,
+    energy_test,
+    permutation_test,
+)
 from kvlib._pvalues import (
     holm,
     ks_distance,
@@ -28,19 +35,24 @@ from kvlib._pvalues import (
 )
 
 __all__ = [
+    "TIE_TOLERANCE",
     "EnergyDistance",
     "Interval",
+    "NullDistribution",
+    "PermutationTest",
     "RankBiserial",
     "Statistic",
     "bootstrap_difference",
     "bootstrap_interval",
     "difference_interval",
     "energy_distance",
+    "energy_test",
     "holm",
     "ks_distance",
     "ks_distances",
     "mean_interval",
     "monte_carlo_null",
     "monte_carlo_pvalue",
+    "permutation_test",
     "rank_biserial",
 ]

@@ -23,6 +23,7 @@ STREAM = (
     "_pvalues",
     "_effects",
     "_energy",
+    "_permutation",
     "inference",
     "caches",
     "theory",
