@@ -27,6 +27,7 @@ STREAM = (
     "inference",
     "caches",
     "_shards",
+    "sweeps",
     "theory",
     "splitting",
     "_claims_table",
