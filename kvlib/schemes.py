@@ -20,11 +20,12 @@ n every coordinate costs n bits: an n-bit code, or an (n-1)-bit code and one ske
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib import codebooks, packing, rotations, sketches
+from kvlib import _compiled, codebooks, packing, rotations, sketches
 from kvlib._validation import (
     FloatArray,
     as_vectors,
@@ -133,6 +134,8 @@ class Quantizer:
         ----------
         x : array, shape (..., tokens, d)
             float16, float32 or float64; computed in float32 at least. Finite, no zero vectors.
+            float32 uses compiled kernels where numba is installed (rotation "hadamard" or
+            "none"); codes within rounding of a cell's edge may then fall on its other side.
         seed : int
             Draws the rotation and the sketch, shared by all vectors of ``x``.
 
@@ -146,6 +149,9 @@ class Quantizer:
             On anything else, naming the argument and what is allowed.
         """
         check_int(seed, "seed", low=0)
+        compiled = self._encode_compiled(x, seed)
+        if compiled is not None:
+            return compiled
         vectors = as_vectors(x, "x")
         dim = vectors.shape[-1]
         directions, norms = _directions(vectors)
@@ -164,6 +170,40 @@ class Quantizer:
         )
         sketch = self.sketch_for(dim, seed=seed)
         return encoded if sketch is None else encoded.with_residual(vectors, sketch)
+
+    def _encode_compiled(self, x: ArrayLike, seed: int) -> Encoded | None:
+        """The same by compiled kernels, None where they do not apply (or numpy must refuse)."""
+        if not _compiled.takes(x):
+            return None
+        array = np.asarray(x)
+        dim = array.shape[-1]
+        try:
+            codebook = self.codebook_for(dim)
+            rotation = self.rotation_for(dim, seed=seed)
+            sketch = self.sketch_for(dim, seed=seed)
+        except ValueError:  # numpy says what is wrong, in its own order
+            return None
+        stored = _compiled.encode(
+            array,
+            codebook,
+            rotation,
+            sketch,
+            unbiased=self.scale == "unbiased",
+            side_dtype=self.side_dtype,
+            store=partial(_store, dtype=self.side_dtype),
+        )
+        if stored is None:
+            return None
+        return Encoded(
+            self,
+            seed,
+            dim,
+            "float32",
+            stored.codes,
+            stored.scales,
+            stored.signs,
+            stored.residual_norms,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +259,17 @@ class Encoded:
 
     def decode(self) -> FloatArray:
         """Reconstruct the vectors, shape (..., tokens, d), float32 or float64 as computed."""
-        x_hat = self._decode_codes()
         sketch = self.quantizer.sketch_for(self.dim, seed=self.seed)
+        if self.dtype == "float32":
+            compiled = _compiled.decode(
+                _compiled.Stored(self.codes, self.scales, self.signs, self.residual_norms),
+                self.quantizer.codebook_for(self.dim),
+                self.quantizer.rotation_for(self.dim, seed=self.seed),
+                sketch,
+            )
+            if compiled is not None:
+                return compiled
+        x_hat = self._decode_codes()
         if sketch is None:
             return x_hat
         assert self.signs is not None

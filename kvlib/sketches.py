@@ -127,6 +127,17 @@ class SignSketch:
             return np.asarray(y @ matrix.T.astype(y.dtype, copy=False))
         return _orthogonal(self.kind, self.dim, self.seed).apply(y)[..., : self.row_count]
 
+    def transpose(self, y: FloatArray) -> FloatArray:
+        """S^T y for the last axis of ``y``: shape (..., rows) to (..., dim)."""
+        if self.kind == "gaussian":
+            matrix = _gaussian_matrix(self.row_count, self.dim, self.seed)
+            return np.asarray(y @ matrix.astype(y.dtype, copy=False))
+        full = y
+        if self.row_count < self.dim:
+            full = np.zeros((*y.shape[:-1], self.dim), dtype=y.dtype)
+            full[..., : self.row_count] = y
+        return _orthogonal(self.kind, self.dim, self.seed).inverse(full)
+
     def signs(self, residual: FloatArray) -> NDArray[np.bool_]:
         """The stored bits: True where <s, r> >= 0; shape (..., rows)."""
         return np.asarray(self.project(residual) >= 0)
@@ -148,11 +159,4 @@ class SignSketch:
             )
         plus_minus = np.where(signs, 1, -1).astype(norms.dtype)
         alpha = norms.dtype.type(self.decoder_scale)
-        if self.kind == "gaussian":
-            matrix = _gaussian_matrix(self.row_count, self.dim, self.seed)
-            back = plus_minus @ matrix.astype(norms.dtype, copy=False)
-        else:
-            full = np.zeros((*norms.shape, self.dim), dtype=norms.dtype)
-            full[..., : self.row_count] = plus_minus
-            back = _orthogonal(self.kind, self.dim, self.seed).inverse(full)
-        return np.asarray(alpha * norms[..., None] * back)
+        return np.asarray(alpha * norms[..., None] * self.transpose(plus_minus))

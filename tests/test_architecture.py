@@ -16,6 +16,8 @@ STREAM = (
     "codebooks",
     "packing",
     "sketches",
+    "_kernels",
+    "_compiled",
     "schemes",
     "attention",
     "metrics",
