@@ -28,6 +28,7 @@ STREAM = (
     "_permutation",
     "inference",
     "caches",
+    "_shards",
     "theory",
     "splitting",
     "_claims_table",
