@@ -3,8 +3,8 @@
 The modules form a stream; each imports only from those before it:
 
 ``sphere`` -> ``rotations`` -> ``codebooks`` -> ``packing`` -> ``sketches`` -> ``schemes``
--> ``attention`` -> ``metrics`` -> ``inference`` -> ``caches`` -> ``theory`` -> ``splitting``
--> ``claims`` -> ``plotting``.
+-> ``attention`` -> ``metrics`` -> ``inference`` -> ``caches`` -> ``sweeps`` -> ``theory``
+-> ``splitting`` -> ``claims`` -> ``plotting``.
 
 ``theory`` and ``splitting`` hold what is derived and import ``sphere`` only; nothing that measures
 imports them, so that every number can be had in two independent ways.

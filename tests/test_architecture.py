@@ -29,6 +29,7 @@ STREAM = (
     "inference",
     "caches",
     "_shards",
+    "sweeps",
     "theory",
     "splitting",
     "_claims_table",
