@@ -26,7 +26,7 @@ book: environment ## execute what changed, then build the book (P="seed=7" for a
 	@$(IN_VENV) book/tools/pages.py --parameters "$$P"
 	@$(IN_VENV) book/tools/render.py --parameters "$$P"
 
-chapter: environment ## execute one chapter again: make chapter N=02 [P="seed=7 trials=100"]
+chapter: environment ## execute one chapter again: make chapter N=2 [P="seed=7 trials=100"]
 	@$(IN_VENV) book/tools/execute.py --chapter "$$N" --parameters "$$P"
 
 serve: environment ## show the built book on localhost (PORT=8000)

@@ -268,7 +268,17 @@ def test_one_chapter_is_executed_whatever_its_state(book):
     assert executed(run(book, "--chapter", "01")) == ["01_plain"]
     unknown = run(book, "--chapter", "9")
     assert unknown.returncode == 1
-    assert "there is no chapter 9; chapters are 01, 02" in unknown.stderr
+    assert "there is no chapter 9; chapters are 1, 2" in unknown.stderr
+
+
+def test_a_chapter_may_go_on_in_a_second_notebook(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("A1_speed", "10_use", "07b_more", "07_schemes", "draft_x", "7_x"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    found = chapters.chapters(tmp_path)
+    assert [chapters.label(path) for path in found] == ["7", "7b", "10", "A1"]
+    assert chapters.find_chapter(tmp_path, "07b") == chapters.find_chapter(tmp_path, "7b")
+    assert sorted(["A1", "10", "7b", "7"], key=pages.reading_order) == ["7", "7b", "10", "A1"]
 
 
 def test_interrupt_keeps_finished_chapters_and_ends_the_others(book):

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,26 +31,37 @@ class ChapterProblem(Exception):
 
 
 def chapters(root):
-    """Paths of the chapters' notebooks, in order."""
-    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    """Paths of the chapters' notebooks, in order: 01_x, 07_y, its continuation 07b_z, A1_w."""
+    paths = sorted((root / "notebooks").glob("*_*.ipynb"))
+    return [path for path in paths if re.fullmatch(r"[0-9]{2}[a-z]?|A[0-9]", prefix(path))]
+
+
+def prefix(path):
+    """What a chapter's file name starts with: "07", "07b", "A1"."""
+    return path.stem.split("_")[0]
+
+
+def label(path):
+    """A chapter as it is called on the pages: "7", "7b", "A1"."""
+    return prefix(path).lstrip("0")
 
 
 def find_chapter(root, number):
-    """The notebook of a chapter given as "2" or "02".
+    """The notebook of a chapter given as "2" or "02", "7b" or "07b", "A1".
 
     Raises
     ------
     ChapterProblem
         If no notebook has that number.
     """
-    known = [path.stem[:2] for path in chapters(root)]
-    wanted = str(number).strip().zfill(2)
+    known = {label(path): path for path in chapters(root)}
+    wanted = str(number).strip().lstrip("0")
     if wanted not in known:
         given = f"there is no chapter {number}" if number else "which chapter is not said"
         raise ChapterProblem(
-            f"{given}; chapters are {', '.join(known) or 'none yet'} (example: make chapter N=02)"
+            f"{given}; chapters are {', '.join(known) or 'none yet'} (example: make chapter N=2)"
         )
-    return chapters(root)[known.index(wanted)]
+    return known[wanted]
 
 
 def read(path):

@@ -13,13 +13,14 @@ The numbers come from the executed notebooks and from nowhere else.
 import argparse
 import ast
 import base64
+import math
 import re
 import sys
 from itertools import groupby
 from pathlib import Path
 
 import parameters
-from chapters import ROOT, ChapterProblem, Run, chapters, read, write_if_changed
+from chapters import ROOT, ChapterProblem, Run, chapters, label, read, write_if_changed
 from execute import read_times
 from render import stage
 
@@ -103,7 +104,7 @@ def claims_page(ledger, titles):
     ledger : list of dict
         As from `kvlib.claims.read_ledger`.
     titles : dict
-        Chapter number to (path from the repository, title), of the chapters there are.
+        Chapter ("7", "7b") to (path from the repository, title), of the chapters there are.
     """
     paper = [row for row in ledger if row["kind"] == "paper"]
     results = [row for row in ledger if row["kind"] != "paper"]
@@ -124,7 +125,7 @@ def tally(rows):
 
 def sections(rows, titles):
     """One table for the rows of each chapter."""
-    ordered = sorted(rows, key=lambda row: (chapter_of(row), row["id"]))
+    ordered = sorted(rows, key=lambda row: (reading_order(chapter_of(row)), row["id"]))
     for chapter, group in groupby(ordered, key=chapter_of):
         if chapter in titles:
             path, name = titles[chapter]
@@ -137,8 +138,14 @@ def sections(rows, titles):
 
 
 def chapter_of(row):
-    """Number of the chapter that judged a claim, or of the one that will."""
-    return int(Path(row["notebook"]).name[:2]) if row["notebook"] else row["chapter"]
+    """The chapter that judged a claim ("7", "7b", "A1"), or the one that will."""
+    return label(Path(row["notebook"])) if row["notebook"] else str(row["chapter"])
+
+
+def reading_order(chapter):
+    """Key that sorts "7", "7b", "10" and "A1" as the book does."""
+    number = re.match(r"\d+", chapter)
+    return (int(number[0]) if number else math.inf, chapter)
 
 
 def claims_table(rows):
@@ -181,7 +188,7 @@ def chapter_table(ledger, folder, times):
         verdicts = "<br>".join(f"{row['id']} {row['verdict']}" for row in judged) or "—"
         seconds = times.get("chapters", {}).get(path.name)
         shown = "—" if seconds is None else f"{seconds:.0f} s"
-        name = f"{int(path.stem[:2])}. [{title(path)}]({place})"
+        name = f"{label(path)}. [{title(path)}]({place})"
         rows.append([name, claims, verdicts, shown])
     waiting = [row["id"] for row in ledger if row["verdict"] == NOT_TESTED]
     text = table(["chapter", "judges", "verdict", "run time"], rows)
@@ -294,7 +301,7 @@ def generated(folder):
         raise ChapterProblem(f"the ledger: {error}") from error
     times = read_times(folder)
     titles = {
-        int(path.stem[:2]): (path.relative_to(folder).as_posix(), title(path))
+        label(path): (path.relative_to(folder).as_posix(), title(path))
         for path in chapters(folder)
     }
     readme, reproduce = folder / "README.md", folder / "book" / "reproduce.md"
