@@ -28,8 +28,18 @@ SCHEME_COLORS = {
     "KQV": "#AA1F10",
     "QKV": "#D17F04",
     "QKQV": "#5F3B91",
+    "EDEN": "#0F213D",
+    "C-EDEN": "#242DF3",
 }
-SCHEME_MARKERS = {"KV": "s", "WHT": "D", "KQV": "o", "QKV": "v", "QKQV": "^"}
+SCHEME_MARKERS = {
+    "KV": "s",
+    "WHT": "D",
+    "KQV": "o",
+    "QKV": "v",
+    "QKQV": "^",
+    "EDEN": "P",
+    "C-EDEN": "*",
+}
 
 FAMILY_COLORS = {
     "gaussian": "#2B2B2B",
@@ -229,13 +239,15 @@ def _draw_row(
     ax.annotate("", (86, y), (20, y), arrowprops=arrow, zorder=1)
     ax.text(17.5, y, f"${letter}$", fontsize=14, ha="center", va="center")
     if quantizer.rotation != "none":
-        _box(ax, (_COLUMNS["rotate"], y), (11.5, 6.6), "WHT", edge=color)
+        text = "$-$ mean\nWHT" if quantizer.center else "WHT"
+        _box(ax, (_COLUMNS["rotate"], y), (11.5, 6.6), text, edge=color)
     bits = "$n-1$ bits" if sketched else "$n$ bits"
     _box(ax, (_COLUMNS["quantize"], y), (18.5, 6.6), f"Lloyd–Max\n{bits}", edge=color)
     if sketched:
         text = f"{sketch_label}\n1 bit"
         _box(ax, (_COLUMNS["sketch"], y), (20, 6.6), text, edge=color, face=color, ink="white")
-    stored = "$n$ bits\n+ 2 norms" if sketched else "$n$ bits\n+ norm"
+    number = "norm" if quantizer.scale == "norm" else "scale"
+    stored = "$n$ bits\n+ 2 norms" if sketched else f"$n$ bits\n+ {number}"
     ax.text(_COLUMNS["store"], y, stored, **_BOX_TEXT)
 
 
@@ -280,5 +292,5 @@ def _settings() -> Any:
     """Matplotlib's settings, with the scheme colours for lines that name none."""
     from cycler import cycler
 
-    order = ("KQV", "WHT", "KV", "QKV", "QKQV")
+    order = ("KQV", "WHT", "KV", "QKV", "QKQV", "C-EDEN", "EDEN")
     return {**_STYLE, "axes.prop_cycle": cycler(color=[SCHEME_COLORS[name] for name in order])}

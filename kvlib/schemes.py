@@ -1,25 +1,30 @@
 """Schemes for compressing keys and values, as data: encode to packed bytes, decode, count bits.
 
 A :class:`Quantizer` says how one kind of vector is stored; a :class:`Scheme` pairs one for the
-keys with one for the values. :func:`named` builds the five of the book:
+keys with one for the values. :func:`named` builds the seven of the book:
 
-======  ==============================  ==============================
-name    keys                            values
-======  ==============================  ==============================
-KV      scalar, no rotation             scalar, no rotation
-WHT     rotated scalar                  rotated scalar
-KQV     rotated scalar                  rotated scalar + sign sketch
-QKV     rotated scalar + sign sketch    rotated scalar
-QKQV    rotated scalar + sign sketch    rotated scalar + sign sketch
-======  ==============================  ==============================
+======  ===================================  ===================================
+name    keys                                 values
+======  ===================================  ===================================
+KV      scalar, no rotation                  scalar, no rotation
+WHT     rotated scalar                       rotated scalar
+KQV     rotated scalar                       rotated scalar + sign sketch
+QKV     rotated scalar + sign sketch         rotated scalar
+QKQV    rotated scalar + sign sketch         rotated scalar + sign sketch
+EDEN    rotated scalar, unbiased scale       rotated scalar, unbiased scale
+C-EDEN  the same of key minus mean key       the same of value minus mean value
+======  ===================================  ===================================
 
-KV, KQV and QKQV are D'Alberto's (arXiv:2605.08114); WHT and QKV complete the factorial. At budget
-n every coordinate costs n bits: an n-bit code, or an (n-1)-bit code and one sketched sign.
+KV, KQV and QKQV are D'Alberto's (arXiv:2605.08114); WHT and QKV complete the factorial. EDEN is
+Vargaftik et al. (arXiv:2108.08842); C-EDEN, the book's own, encodes deviations from the mean over
+tokens, which the softmax cannot see in a key and which costs d numbers a cache. At budget n every
+coordinate costs n bits: an n-bit code, or an (n-1)-bit code and one sketched sign.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -38,7 +43,9 @@ from kvlib.codebooks import Codebook
 from kvlib.rotations import Rotation
 from kvlib.sketches import SignSketch
 
-NAMES = ("KV", "WHT", "KQV", "QKV", "QKQV")
+FACTORIAL = ("KV", "WHT", "KQV", "QKV", "QKQV")
+UNBIASED = ("EDEN", "C-EDEN")
+NAMES = FACTORIAL + UNBIASED
 SCALES = ("norm", "unbiased")
 SIDE_DTYPES = ("float16", "float32")
 _CODEBOOKS = {"lloyd-max": codebooks.lloyd_max, "uniform": codebooks.uniform}
@@ -63,7 +70,11 @@ class Quantizer:
         Stored per-vector number s of x_hat = s R^T c: the norm |x| (TurboQuant), or
         |x|^2 / <x, R^T c>, which makes <x, x_hat> = |x|^2 exactly (EDEN), at no extra storage.
     side_dtype : {"float16", "float32"}
-        Storage of the scale and of the residual norm.
+        Storage of the scale, of the residual norm and of the mean.
+    center : bool
+        Encode deviations from the mean over the tokens of each batch entry, whose d numbers are
+        stored and counted. What is subtracted is the mean as stored, so that its rounding is
+        encoded, not lost.
     """
 
     bits: int
@@ -74,6 +85,7 @@ class Quantizer:
     sketch_scale: str = "unbiased"
     scale: str = "norm"
     side_dtype: str = "float16"
+    center: bool = False
 
     def __post_init__(self) -> None:
         check_bits(self.bits, low=0 if self.sketch is None else 1)
@@ -83,6 +95,8 @@ class Quantizer:
         check_choice(self.sketch_scale, "sketch_scale", sketches.SCALES)
         check_choice(self.scale, "scale", SCALES)
         check_choice(self.side_dtype, "side_dtype", SIDE_DTYPES)
+        if not isinstance(self.center, bool):
+            raise TypeError(f"center must be True or False, got {self.center!r}")
         if isinstance(self.codebook, str):
             check_choice(self.codebook, "codebook", tuple(_CODEBOOKS))
         elif not isinstance(self.codebook, Codebook):
@@ -133,9 +147,10 @@ class Quantizer:
         Parameters
         ----------
         x : array, shape (..., tokens, d)
-            float16, float32 or float64; computed in float32 at least. Finite, no zero vectors.
-            float32 uses compiled kernels where numba is installed (rotation "hadamard" or
-            "none"); codes within rounding of a cell's edge may then fall on its other side.
+            float16, float32 or float64; computed in float32 at least. Finite. No zero vectors,
+            unless ``center`` (a vector equal to the stored mean decodes to it exactly). float32
+            uses compiled kernels where numba is installed (rotation "hadamard" or "none"); codes
+            within rounding of a cell's edge may then fall on its other side.
         seed : int
             Draws the rotation and the sketch, shared by all vectors of ``x``.
 
@@ -149,7 +164,26 @@ class Quantizer:
             On anything else, naming the argument and what is allowed.
         """
         check_int(seed, "seed", low=0)
-        compiled = self._encode_compiled(x, seed)
+        return self._encode_centered(x, seed) if self.center else self._encode(x, seed)
+
+    def _encode_centered(self, x: ArrayLike, seed: int) -> Encoded:
+        """Encode deviations from the stored mean; a zero deviation by a scale of zero."""
+        vectors = as_vectors(x, "x")
+        _check_peaks(vectors, self.side_dtype)
+        mean = vectors.mean(axis=-2, keepdims=True, dtype=np.float64).astype(self.side_dtype)
+        deviations = vectors - mean.astype(vectors.dtype)
+        at_mean = ~deviations.any(axis=-1)
+        deviations[at_mean] = 1  # any direction: its length is set to zero below
+        encoded = self._encode(deviations, seed, any_small=True)
+        for lengths in (encoded.scales, encoded.residual_norms):
+            if lengths is not None:
+                lengths[at_mean] = 0
+        return replace(encoded, mean=mean)
+
+    def _encode(self, x: ArrayLike, seed: int, *, any_small: bool = False) -> Encoded:
+        """Encode vectors as they are; ``any_small`` as in :func:`_store`."""
+        store = partial(_store, dtype=self.side_dtype, any_small=any_small)
+        compiled = self._encode_compiled(x, seed, store)
         if compiled is not None:
             return compiled
         vectors = as_vectors(x, "x")
@@ -166,12 +200,14 @@ class Quantizer:
             dim=dim,
             dtype=vectors.dtype.name,
             codes=packing.pack(codes, self.codebook_bits),
-            scales=_store(norms, self.side_dtype) if self.codebook_bits else None,
+            scales=store(norms) if self.codebook_bits else None,
         )
         sketch = self.sketch_for(dim, seed=seed)
         return encoded if sketch is None else encoded.with_residual(vectors, sketch)
 
-    def _encode_compiled(self, x: ArrayLike, seed: int) -> Encoded | None:
+    def _encode_compiled(
+        self, x: ArrayLike, seed: int, store: Callable[..., FloatArray]
+    ) -> Encoded | None:
         """The same by compiled kernels, None where they do not apply (or numpy must refuse)."""
         if not _compiled.takes(x):
             return None
@@ -190,7 +226,7 @@ class Quantizer:
             sketch,
             unbiased=self.scale == "unbiased",
             side_dtype=self.side_dtype,
-            store=partial(_store, dtype=self.side_dtype),
+            store=store,
         )
         if stored is None:
             return None
@@ -221,6 +257,8 @@ class Encoded:
     signs : uint8 array, shape (..., tokens, ceil(d / 8)), or None
         Packed signs of the sketched residual.
     residual_norms : array, shape (..., tokens), or None
+    mean : array, shape (..., 1, d), or None
+        Stored mean over the tokens, subtracted before everything else; None unless centred.
     """
 
     quantizer: Quantizer
@@ -231,6 +269,7 @@ class Encoded:
     scales: FloatArray | None
     signs: NDArray[np.uint8] | None = None
     residual_norms: FloatArray | None = None
+    mean: FloatArray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -239,13 +278,13 @@ class Encoded:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, scales, signs and residual norms together."""
-        parts = (self.codes, self.scales, self.signs, self.residual_norms)
+        """Bytes of codes, scales, signs, residual norms and mean together."""
+        parts = (self.codes, self.scales, self.signs, self.residual_norms, self.mean)
         return sum(part.nbytes for part in parts if part is not None)
 
     @property
     def bits_per_coordinate(self) -> float:
-        """Stored bits over coordinates, scales and norms included, counted from the bytes."""
+        """Stored bits over coordinates, counted from the bytes of everything stored."""
         return 8 * self.nbytes / int(np.prod(self.shape))
 
     def with_residual(self, x: FloatArray, sketch: SignSketch) -> Encoded:
@@ -259,6 +298,13 @@ class Encoded:
 
     def decode(self) -> FloatArray:
         """Reconstruct the vectors, shape (..., tokens, d), float32 or float64 as computed."""
+        x_hat = self._decode_deviations()
+        if self.mean is not None:
+            x_hat += self.mean.astype(x_hat.dtype)
+        return x_hat
+
+    def _decode_deviations(self) -> FloatArray:
+        """Decode all but the mean, into an array of its own."""
         sketch = self.quantizer.sketch_for(self.dim, seed=self.seed)
         if self.dtype == "float32":
             compiled = _compiled.decode(
@@ -297,6 +343,18 @@ def _directions(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     return scaled / relative_norm, norms
 
 
+def _check_peaks(x: FloatArray, dtype: str) -> None:
+    """Refuse arrays whose mean would overflow, or whose every entry is too small to store.
+
+    Where the largest entry is a normal number, deviations that are not lose digits that no
+    vector of that size has.
+    """
+    peaks = np.abs(x).max(axis=(-2, -1))
+    limits = np.finfo(dtype)
+    if ((peaks > limits.max) | ((peaks > 0) & (peaks < limits.smallest_normal))).any():
+        raise _cannot_hold("the mean of entries", peaks, dtype)
+
+
 def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> FloatArray:
     """Round per-vector numbers to their stored type, refusing what it cannot hold.
 
@@ -307,14 +365,18 @@ def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> Float
         stored = numbers.astype(dtype)
     too_small = stored < np.finfo(dtype).smallest_normal
     if not np.isfinite(stored).all() or (not any_small and too_small.any()):
-        remedy = "rescale the vectors"
-        if dtype == "float16":
-            remedy = f"use side_dtype='float32' or {remedy}"
-        raise ValueError(
-            f"side_dtype={dtype!r} cannot hold per-vector scales from {numbers.min():.3g} to "
-            f"{numbers.max():.3g}; {remedy}"
-        )
+        raise _cannot_hold("per-vector scales", numbers, dtype)
     return stored
+
+
+def _cannot_hold(what: str, numbers: FloatArray, dtype: str) -> ValueError:
+    remedy = "rescale the vectors"
+    if dtype == "float16":
+        remedy = f"use side_dtype='float32' or {remedy}"
+    return ValueError(
+        f"side_dtype={dtype!r} cannot hold {what} from {numbers.min():.3g} to "
+        f"{numbers.max():.3g}; {remedy}"
+    )
 
 
 @dataclass(frozen=True)
@@ -379,11 +441,11 @@ def named(
     scale: str = "norm",
     side_dtype: str = "float16",
 ) -> Scheme:
-    """One of the book's five schemes at budget ``bits`` a coordinate (see the module's table).
+    """One of the book's seven schemes at budget ``bits`` a coordinate (see the module's table).
 
     Parameters
     ----------
-    name : {"KV", "WHT", "KQV", "QKV", "QKQV"}
+    name : {"KV", "WHT", "KQV", "QKV", "QKQV", "EDEN", "C-EDEN"}
     bits : int
         n, 1 to 8, for keys and for values alike.
     rotation, rounds
@@ -392,7 +454,16 @@ def named(
         Of the sketched caches.
     scale, side_dtype
         Of every quantizer that can have them: a sketched 1-bit budget has no codebook to rescale
-        and keeps its residual norm only.
+        and keeps its residual norm only. EDEN and C-EDEN are unbiased whatever ``scale``.
+
+    Notes
+    -----
+    C-EDEN keeps the unbiased scale for its values, too. Let g be the energy of an attention
+    output's deviation from the mean value over what it would be if the attended deviations were
+    uncorrelated, and D the codebook's distortion. The output's relative error is then
+    D (1 - D + D g) with the norm as scale, D / (1 - D) with the unbiased one: at g = 1 the norm is
+    better by 1 / (1 - D) and no more, past g = (2 - D) / (1 - D), about 2, it is worse without
+    limit.
     """
     check_choice(name, "name", NAMES)
     check_bits(bits, low=1)
@@ -407,6 +478,9 @@ def named(
         side_dtype=side_dtype,
     )
 
+    if name in UNBIASED:
+        scale = "unbiased"
+
     def quantizer(sketched: bool) -> Quantizer:
         return Quantizer(
             bits,
@@ -416,6 +490,7 @@ def named(
             sketch_scale=sketch_scale,
             scale="norm" if sketched and bits == 1 else scale,
             side_dtype=side_dtype,
+            center=name == "C-EDEN",
         )
 
     return Scheme(name, quantizer(name in ("QKV", "QKQV")), quantizer(name in ("KQV", "QKQV")))

@@ -180,7 +180,7 @@ class Grid:
         If an axis is empty, repeats a value or holds an impossible one; the message names it.
     """
 
-    schemes: Sequence[str] = schemes.NAMES
+    schemes: Sequence[str] = schemes.FACTORIAL
     bits: Sequence[int] = (2, 3, 4)
     rotations: Sequence[str] = ("hadamard",)
     sketches: Sequence[str] = ("gaussian",)
@@ -300,7 +300,7 @@ def _treatment(
         None if scheme == "KV" else rotation,
         sketch if sketched else None,
         sketch_scale if sketched else None,
-        scale,
+        "unbiased" if scheme in schemes.UNBIASED else scale,
         bits,
     )
 

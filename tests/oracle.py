@@ -170,6 +170,12 @@ def norm(vector):
     return math.sqrt(math.fsum(float(v) ** 2 for v in vector))
 
 
+def mean(vectors, side=np.float16):
+    """Mean of each coordinate by a correctly rounded sum, as stored."""
+    columns = np.asarray(vectors, dtype=float).T
+    return np.array([side(math.fsum(column) / len(column)) for column in columns], dtype=float)
+
+
 def sketch_scale(kind, rows, dim, scale):
     """alpha of alpha |r| S^T sign(S r): unbiased = |r|^2/E<z,r>, mmse = E<z,r>/E|z|^2 (times |r|
     out), for z = S^T sign(S r)."""

@@ -129,6 +129,7 @@ def test_points_without_their_intervals_are_refused(ax):
 def test_diagram_counts_the_boxes_of_each_scheme(ax):
     # Per scheme: rotations, sketches. All have two quantizers.
     expected = {"KV": (0, 0), "WHT": (2, 0), "KQV": (2, 1), "QKV": (2, 1), "QKQV": (2, 2)}
+    expected |= {"EDEN": (2, 0)}
     for name, (rotated, sketched) in expected.items():
         ax.clear()
         plotting.draw_schemes(ax, names=[name], sketch_label="sketch me")
@@ -140,6 +141,15 @@ def test_diagram_counts_the_boxes_of_each_scheme(ax):
         assert texts.count("$n$ bits\n+ 2 norms") == sketched
     with pytest.raises(ValueError, match="names must be one of"):
         plotting.draw_schemes(ax, names=["KVQ"])
+
+
+@pytest.mark.parametrize("name", ["EDEN", "C-EDEN"])
+def test_diagram_shows_the_mean_and_the_scale(ax, name):
+    plotting.draw_schemes(ax, names=[name])
+    texts = [t.get_text() for t in ax.texts]
+    assert texts.count("$-$ mean\nWHT") == 2 * (name == "C-EDEN")
+    assert texts.count("WHT") == 2 * (name == "EDEN")
+    assert texts.count("$n$ bits\n+ scale") == 2
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])

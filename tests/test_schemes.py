@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import hadamard
 
-from kvlib import codebooks, packing, schemes, sphere
+from kvlib import attention, codebooks, packing, schemes, sphere
 from kvlib.codebooks import Codebook
 from kvlib.schemes import Quantizer, named
 
@@ -620,7 +620,200 @@ def test_residual_norms_that_float16_cannot_hold_are_refused():
         Quantizer(1, sketch="haar").encode(1e5 * gaussian(4, 16))
 
 
-# --- The five schemes -------------------------------------------------------------------
+# --- The mean -----------------------------------------------------------------------------
+
+
+def common(*shape, seed=0, dtype=np.float64):
+    """Vectors with a mean as large as their deviations."""
+    x = gaussian(*shape, seed=seed)
+    return (x + gaussian(*shape[:-2], 1, shape[-1], seed=seed + 1000)).astype(dtype)
+
+
+@pytest.mark.parametrize("rotation", ["none", "hadamard", "haar"])
+@pytest.mark.parametrize("sketch", SKETCHES)
+@pytest.mark.parametrize("side", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_centred_vectors_are_the_oracles_deviations(rotation, sketch, side, dtype):
+    dim, seed = 16, 5
+    quantizer = Quantizer(
+        3, rotation, sketch=sketch, scale="unbiased", side_dtype=np.dtype(side).name, center=True
+    )
+    x = common(2, 6, dim, dtype=dtype)
+    encoded = quantizer.encode(x, seed=seed)
+    assert encoded.mean.shape == (2, 1, dim)
+    assert encoded.mean.dtype == side
+    r, levels, s, alpha = oracle_inputs(quantizer, dim, seed)
+    decoded = encoded.decode()
+    assert decoded.dtype == dtype
+    for i in range(2):
+        mean = oracle.mean(x[i], side)
+        np.testing.assert_array_equal(encoded.mean[i, 0], mean)
+        for j in range(6):
+            deviation = x[i, j].astype(float) - mean
+            stored = oracle.encode(deviation, r, levels, s, True, side)
+            assert oracle.read_bits(encoded.codes[i, j], quantizer.codebook_bits, dim) == stored[0]
+            expected = mean + oracle.decode(stored, r, levels, s, alpha)
+            # Lengths may round to neighbouring numbers of their stored type.
+            slack = (2e-3 if side == np.float16 else 2e-6) * np.linalg.norm(deviation)
+            np.testing.assert_allclose(decoded[i, j], expected, atol=slack)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("sketch", SKETCHES)
+def test_centring_is_taking_the_stored_mean_out_by_hand(dtype, sketch):
+    x = common(3, 50, 64, dtype=dtype)
+    for scale in ("norm", "unbiased"):
+        centred = Quantizer(3, sketch=sketch, scale=scale, center=True)
+        encoded = centred.encode(x, seed=1)
+        mean = encoded.mean.astype(x.dtype if dtype == np.float64 else np.float32)
+        np.testing.assert_allclose(
+            mean, x.mean(-2, keepdims=True, dtype=float), rtol=1e-3, atol=1e-3
+        )
+        plain = dataclasses.replace(centred, center=False).encode(x - mean, seed=1)
+        np.testing.assert_array_equal(encoded.codes, plain.codes)
+        np.testing.assert_array_equal(encoded.decode(), plain.decode() + mean)
+
+
+@pytest.mark.parametrize("side_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("bits", [1, 2, 5])
+def test_unbiased_scale_is_exact_about_the_mean(side_dtype, bits):
+    # <x - mean, x_hat - mean> = |x - mean|^2 up to the rounding of the stored scale.
+    rounding = {"float16": 2.0**-11, "float32": 2.0**-24}[side_dtype] * (1 + 1e-6)
+    x = common(4, 200, 64)
+    encoded = Quantizer(bits, scale="unbiased", side_dtype=side_dtype, center=True).encode(x)
+
+    def ratio(mean):
+        deviation = x - mean
+        return (deviation * (encoded.decode() - mean)).sum(-1) / (deviation**2).sum(-1)
+
+    assert np.abs(ratio(encoded.mean.astype(float)) - 1).max() <= rounding + 1e-12
+    assert np.abs(ratio(0) - 1).max() > rounding + 1e-12  # and about zero it is not
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_softmax_sees_no_common_vector_under_c_eden(rounds):
+    # The vector has the length of forty keys, its own rounding to float16 is encoded.
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 100, 64))
+    shift = 5 * rng.standard_normal(64) * np.linspace(0, 2, 64)
+
+    def kl(name, keys):
+        options = {} if name == "WHT" else {"rounds": rounds}
+        decoded = named(name, 3, side_dtype="float32", **options).encode(keys, k)
+        return attention.attention_kl(q, keys, decoded.decode()[0])
+
+    np.testing.assert_allclose(kl("C-EDEN", k + shift), kl("C-EDEN", k), rtol=1e-3)
+    for name in ("WHT", "EDEN"):  # negative control: these pay for it
+        assert kl(name, k + shift).mean() > 5 * kl(name, k).mean()
+
+
+def test_mean_is_counted_and_c_eden_costs_what_kqv_costs():
+    tokens, dim, n = 256, 128, 4
+    k, v = gaussian(2, tokens, dim), gaussian(2, tokens, dim, seed=1)
+    sizes = {name: named(name, n).encode(k, v).nbytes for name in schemes.NAMES}
+    vectors = 2 * tokens  # of keys, and as many of values
+    assert sizes["EDEN"] == sizes["WHT"] == vectors * 2 * (n * dim // 8 + 2)
+    assert sizes["KQV"] == sizes["WHT"] + 2 * vectors  # the values' residual norms
+    assert sizes["C-EDEN"] == sizes["EDEN"] + 2 * 2 * dim * 2  # two means of two heads
+    assert sizes["C-EDEN"] == sizes["KQV"]  # 2 d numbers a head against N: equal at N = 2 d
+    encoded = named("C-EDEN", n).encode(k, v)
+    assert encoded.bits_per_coordinate == n + 16 / dim + 16 / tokens
+    assert encoded.key.mean.nbytes == 2 * dim * 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("sketch", SKETCHES)
+@pytest.mark.parametrize("bits", [1, 3])
+def test_vectors_equal_to_their_mean_decode_to_it_exactly(dtype, sketch, bits):
+    quantizer = Quantizer(bits, sketch=sketch, center=True)
+    x = gaussian(2, 5, 16).astype(np.float16).astype(dtype)
+    x[0] = x[0, 0]  # all tokens equal
+    x[1, 2:] = 0
+    x[1, 1] = -x[1, 0]  # zero mean, zero vectors
+    encoded = quantizer.encode(x)
+    decoded = encoded.decode()
+    np.testing.assert_array_equal(decoded[0], x[0])
+    np.testing.assert_array_equal(decoded[1, 2:], 0)
+    assert np.isfinite(decoded).all()
+    assert relative_errors(x[1, :2].astype(float), decoded[1, :2]).max() < 1.5
+    np.testing.assert_array_equal(quantizer.encode(x[:, :1]).decode(), x[:, :1])  # one token
+    np.testing.assert_array_equal(quantizer.encode(0 * x).decode(), 0 * x)
+    # A mean that float16 rounds: what it misses is coded, even where that is subnormal.
+    for size in (1, 1e-3):
+        once = size * gaussian(1, 16)
+        error = relative_errors(once, quantizer.encode(once).decode())
+        assert error.max() < 2.0**-20
+
+
+def test_zero_bits_and_a_mean_are_the_mean():
+    x = common(3, 4, 8)
+    encoded = Quantizer(0, center=True, side_dtype="float32").encode(x)
+    assert encoded.nbytes == 3 * 8 * 4
+    expected = np.broadcast_to(x.mean(-2, keepdims=True), x.shape)
+    np.testing.assert_allclose(encoded.decode(), expected, atol=1e-6)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["none", "hadamard", "haar"]),
+    st.sampled_from(SKETCHES),
+    st.sampled_from(["norm", "unbiased"]),
+    st.integers(2, 6),
+    st.integers(-8, 8),
+    st.integers(0, 2**32 - 1),
+)
+def test_powers_of_two_pass_through_the_mean_exactly(rotation, sketch, scale, bits, power, seed):
+    quantizer = Quantizer(
+        bits, rotation, sketch=sketch, scale=scale, side_dtype="float32", center=True
+    )
+    x = common(5, 16, seed=seed)
+    small, large = quantizer.encode(x, seed=seed), quantizer.encode(x * 2.0**power, seed=seed)
+    np.testing.assert_array_equal(small.codes, large.codes)
+    np.testing.assert_array_equal(small.decode() * 2.0**power, large.decode())
+    assert large.nbytes == small.nbytes
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(SKETCHES),
+    st.integers(2, 6),
+    st.sampled_from([np.float32, np.float64]),
+    st.permutations(range(7)),
+    st.integers(0, 2**32 - 1),
+)
+def test_order_of_tokens_does_not_matter(sketch, bits, dtype, order, seed):
+    # Entries are multiples of 1/16, so that their sum is exact in any order.
+    x = (np.round(16 * common(7, 16, seed=seed)) / 16).astype(dtype)
+    quantizer = Quantizer(bits, sketch=sketch, scale="unbiased", center=True)
+    there, back = quantizer.encode(x, seed=1), quantizer.encode(x[order], seed=1)
+    np.testing.assert_array_equal(there.mean, back.mean)
+    np.testing.assert_array_equal(there.codes[order], back.codes)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(1e5, r"the mean of entries from"), (1e-9, r"the mean of entries from")]
+)
+def test_means_that_float16_cannot_hold_are_refused(size, shown):
+    x = size * (2 + gaussian(4, 16) / 9)
+    with pytest.raises(ValueError, match=rf"side_dtype='float16' cannot hold {shown} .*'float32'"):
+        Quantizer(3, center=True).encode(x)
+    wide = Quantizer(3, center=True, side_dtype="float32").encode(x)
+    assert relative_errors(x, wide.decode()).max() < 0.2
+
+
+@pytest.mark.parametrize(("x", "error", "message"), BAD_VECTORS)
+def test_bad_vectors_are_refused_before_their_mean(x, error, message):
+    with pytest.raises(error, match="x " + message):
+        Quantizer(3, center=True).encode(x)
+
+
+@pytest.mark.parametrize("center", [1, None, "mean"])
+def test_center_is_true_or_false(center):
+    with pytest.raises(TypeError, match="center must be True or False, got"):
+        Quantizer(3, center=center)
+
+
+# --- The seven schemes ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -641,7 +834,20 @@ def test_named_schemes_are_what_their_names_say(name, rotation, key_sketched, va
         assert quantizer.sketch == ("gaussian" if sketched else None)
         assert quantizer.codebook_bits == (3 if sketched else 4)
         assert quantizer.bits == 4
-    assert set(schemes.NAMES) == {"KV", "WHT", "KQV", "QKV", "QKQV"}
+        assert (quantizer.scale, quantizer.center) == ("norm", False)
+    assert set(schemes.FACTORIAL) == {"KV", "WHT", "KQV", "QKV", "QKQV"}
+
+
+def test_eden_is_unbiased_and_c_eden_centred_too():
+    for bits in (1, 4):
+        eden = Quantizer(bits, scale="unbiased")
+        centred = dataclasses.replace(eden, center=True)
+        for name, quantizer in (("EDEN", eden), ("C-EDEN", centred)):
+            scheme = named(name, bits)
+            assert scheme.key == scheme.value == quantizer
+            assert named(name, bits, rounds=2).key == dataclasses.replace(quantizer, rounds=2)
+            assert named(name, bits, scale="norm", sketch="haar") == scheme
+    assert set(schemes.NAMES) == {*schemes.FACTORIAL, "EDEN", "C-EDEN"}
 
 
 def test_options_of_named_schemes_reach_both_caches():

@@ -132,8 +132,17 @@ def test_dimension_needs_no_power_of_two_without_a_hadamard_transform():
 
 def test_options_a_scheme_lacks_do_not_multiply_its_rows():
     grid = Grid(bits=(2,), sketches=("gaussian", "hadamard"), rotations=("hadamard", "haar"))
-    count = {name: sum(t.scheme == name for t in grid.treatments) for name in schemes.NAMES}
+    count = {name: sum(t.scheme == name for t in grid.treatments) for name in schemes.FACTORIAL}
     assert count == {"KV": 1, "WHT": 2, "KQV": 4, "QKV": 4, "QKQV": 4}
+
+
+def test_the_sweep_takes_schemes_with_a_scale_of_their_own():
+    grid = Grid(schemes=schemes.NAMES, scales=("norm", "unbiased"), bits=(2,))
+    count = {name: sum(t.scheme == name for t in grid.treatments) for name in schemes.NAMES}
+    assert count == {name: 1 if name in schemes.UNBIASED else 2 for name in schemes.NAMES}
+    assert Grid().schemes == schemes.FACTORIAL
+    for treatment in grid.treatments:
+        assert treatment.build().key.scale == treatment.scale
 
 
 def test_families_have_one_spelling():
