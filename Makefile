@@ -12,8 +12,9 @@ export PYTHONHASHSEED := 0
 # Parameters and the chapter's number reach the scripts through the environment, quotes intact.
 export P
 export N
+export SEEDS
 
-.PHONY: help environment book chapter serve test times lock clean
+.PHONY: help environment book chapter serve test verdicts times lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,10 @@ serve: environment ## show the built book on localhost (PORT=8000)
 
 test: environment ## everything that must hold: style, types, tests, notebooks, book, browser
 	@$(IN_VENV) book/tools/gate.py
+
+verdicts: environment ## each verdict under other root seeds: make verdicts SEEDS=10 [N=7]
+	@$(IN_VENV) book/tools/verdicts.py --seeds "$${SEEDS:-10}" --chapter "$$N"
+	@$(IN_VENV) book/tools/pages.py
 
 times: environment ## measure each chapter alone and rewrite book/run_times.json
 	@$(IN_VENV) book/tools/execute.py --times

@@ -21,10 +21,12 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         print(textwrap.indent(textwrap.fill(f"predicted: {row['prediction']}", 88), "     "))
         if row["measured"] is not None:
             print(f"     measured:  {row['measured']} [{row['low']}, {row['high']}]")
+        if row["stability"] is not None:
+            print(f"     seeds:     {row['stability']['summary']}")
 
 
 def _claims(options: argparse.Namespace) -> int:
-    rows = claims.read_ledger(options.notebooks)
+    rows = claims.read_ledger(options.notebooks, options.stability)
     if options.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
@@ -36,13 +38,19 @@ def _add_claims(commands: Any) -> None:
     ledger = commands.add_parser(
         "claims",
         help="every claim with prediction, measurement and verdict",
-        description="Print the ledger, read from executed notebooks only.",
+        description="Print the ledger, read from executed notebooks and held against other seeds.",
     )
     ledger.add_argument(
         "--notebooks",
         type=Path,
         default=Path("notebooks"),
         help="folder of executed chapters (default: %(default)s)",
+    )
+    ledger.add_argument(
+        "--stability",
+        type=Path,
+        default=Path("book/verdict_stability.json"),
+        help="verdicts under other seeds, from `make verdicts` (default: %(default)s)",
     )
     ledger.add_argument("--json", action="store_true", help="print a list of JSON objects instead")
     ledger.set_defaults(run=_claims)

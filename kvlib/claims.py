@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kvlib._claims_table import CLAIMS, Claim
+from kvlib._stability import INCONCLUSIVE, read_stability, with_stability
 
 __all__ = [
     "CLAIMS",
@@ -38,6 +39,7 @@ __all__ = [
     "Within",
     "overall",
     "read_ledger",
+    "verdict_records",
 ]
 
 MIME_TYPE = "application/vnd.kvlib.verdict+json"
@@ -45,7 +47,6 @@ MIME_TYPE = "application/vnd.kvlib.verdict+json"
 SUPPORTED = "SUPPORTED"
 PARTIAL = "PARTIAL"
 NOT_SUPPORTED = "NOT SUPPORTED"
-INCONCLUSIVE = "INCONCLUSIVE"
 NOT_YET_TESTED = "NOT YET TESTED"
 
 # Worst first: the check that decides a verdict is the first of these that occurs.
@@ -339,43 +340,55 @@ def overall(verdicts: Sequence[str]) -> str:
     return kinds.pop() if len(kinds) == 1 else INCONCLUSIVE
 
 
-def read_ledger(notebooks: Path | str) -> list[dict[str, Any]]:
+def read_ledger(notebooks: Path | str, stability: Path | str | None = None) -> list[dict[str, Any]]:
     """One record for every claim and result, in order, from the executed notebooks.
 
     Parameters
     ----------
     notebooks : path
         Folder of executed ``.ipynb`` files.
+    stability : path, optional
+        Verdicts under other seeds, as ``make verdicts`` stores them; a missing file counts as
+        none. A verdict that is not the same under all seeds is INCONCLUSIVE in the ledger.
 
     Returns
     -------
     list of dict
         Keys id, kind, chapter, statement, place, published, verdict, prediction, falsifier, rule,
-        measured, low, high, anchor, note, checks, notebook (folder and file name). Claims that no
-        notebook judges say NOT YET TESTED, with the book's expectation as prediction and None
-        for numbers.
+        measured, low, high, anchor, note, checks, notebook (folder and file name), stability.
+        Claims that no notebook judges say NOT YET TESTED, with the book's expectation as
+        prediction and None for numbers. Where other seeds were tried, stability has the keys
+        seeds, verdicts (one for each), moved (the checks that flip), fingerprint, page (the
+        notebook's own verdict), stale (measured on an earlier version: shown, but it decides
+        nothing) and summary (in words); otherwise it is None.
 
     Raises
     ------
     ValueError
-        If the folder holds no notebook, or two verdicts claim the same id.
+        If the folder holds no notebook, two verdicts claim the same id, or `stability` is no
+        such record.
     """
     paths = sorted(Path(notebooks).glob("*.ipynb"))
     if not paths:
         raise ValueError(f"notebooks must be a folder of .ipynb files, got {str(notebooks)!r}")
+    seeds = {} if stability is None else read_stability(stability)
     found: dict[str, dict[str, Any]] = {}
     for path in paths:
-        for record in _records(path):
-            if record["id"] in found:
-                other = found[record["id"]]["notebook"]
-                raise ValueError(f"{record['id']} is judged twice: in {other} and in {path.name}")
-            found[record["id"]] = {**record, "notebook": f"{path.parent.name}/{path.name}"}
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for record in verdict_records(document):
+            name = record["id"]
+            if name in found:
+                other = found[name]["notebook"]
+                raise ValueError(f"{name} is judged twice: in {other} and in {path.name}")
+            place = {"notebook": f"{path.parent.name}/{path.name}", "stability": None}
+            found[name] = record | place
+            if name in seeds:
+                found[name] = with_stability(found[name], seeds[name], document)
     return [_row(claim, found.get(claim.id)) for claim in CLAIMS.values()]
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The verdict records among the outputs of one notebook."""
-    document = json.loads(path.read_text(encoding="utf-8"))
+def verdict_records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts among the outputs of one executed notebook, given as JSON."""
     outputs = [output for cell in document["cells"] for output in cell.get("outputs", [])]
     return [output["data"][MIME_TYPE] for output in outputs if MIME_TYPE in output.get("data", {})]
 
@@ -401,6 +414,7 @@ def _row(claim: Claim, record: dict[str, Any] | None) -> dict[str, Any]:
         "note": "",
         "checks": [],
         "notebook": None,
+        "stability": None,
     }
     return row | (untested if record is None else record)
 

@@ -33,6 +33,7 @@ STREAM = (
     "theory",
     "splitting",
     "_claims_table",
+    "_stability",
     "claims",
     "plotting",
     "__main__",

@@ -159,7 +159,9 @@ class Worker:
         self.begin = time.monotonic()
         values = parameters.check(path, run.parameters)
         reader, writer = os.pipe()
-        self.log = run.root / "_build" / "logs" / f"{path.stem}.log"
+        # The same chapter may run under several seeds at a time.
+        name = path.stem + (f",{run.folder.name}" if run.parameters else "")
+        self.log = run.root / "_build" / "logs" / f"{name}.log"
         job = {
             "source": str(path),
             "cwd": str(run.root / "notebooks"),
@@ -234,7 +236,7 @@ class Worker:
 
 
 def execute(paths, run, jobs, progress):
-    """Execute chapters side by side and store what they give.
+    """Execute chapters of one run side by side and store what they give.
 
     Parameters
     ----------
@@ -257,16 +259,43 @@ def execute(paths, run, jobs, progress):
     ChapterProblem
         At the first chapter that fails; the others are stopped, finished ones are kept.
     """
-    for path in paths:
+    return execute_all([(path, run) for path in paths], jobs, progress)
+
+
+def execute_all(tasks, jobs, progress, failed=None):
+    """Execute chapters, each in the run it comes with.
+
+    Parameters
+    ----------
+    tasks : list of (Path, Run)
+        In the order in which to begin them; the runs share one root.
+    jobs, progress
+        As for `execute`.
+    failed : callable, optional
+        Called with the worker and the `ChapterProblem` of a chapter that fails, in place of
+        stopping the others.
+
+    Returns
+    -------
+    dict
+        Wall-clock seconds of each chapter (of its last run, where there are several).
+
+    Raises
+    ------
+    ChapterProblem
+        At the first chapter that fails, unless `failed` is given; finished ones are kept.
+    """
+    for path, run in tasks:
         parameters.check(path, run.parameters)
-    prepare(run.root)
-    record = load_record(run.record_folder)
-    waiting, running, seconds = list(paths), [], {}
+    for root in {run.root for _, run in tasks}:
+        prepare(root)
+    records = {run.record_folder: load_record(run.record_folder) for _, run in tasks}
+    waiting, running, seconds = list(tasks), [], {}
     events = queue.Queue()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(Worker(waiting.pop(0), run, events))
+                running.append(Worker(*waiting.pop(0), events))
                 progress.started(running[-1])
             try:
                 worker, event = events.get(timeout=0.2)
@@ -276,7 +305,14 @@ def execute(paths, run, jobs, progress):
             if event["kind"] == "cell":
                 progress.cell(worker, event["number"], event["total"])
                 continue
-            changed = finish(worker, event, record)
+            try:
+                changed = finish(worker, event, records[worker.run.record_folder])
+            except ChapterProblem as problem:
+                if failed is None:
+                    raise
+                running.remove(worker)
+                failed(worker, problem)
+                continue
             running.remove(worker)
             seconds[worker.path.name] = worker.seconds
             progress.finished(worker, changed)

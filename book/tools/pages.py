@@ -3,8 +3,9 @@
     python book/tools/pages.py            # rewrite what is not current
     python book/tools/pages.py --check    # only say whether all is current
 
-These are `book/claims.md` (all of it), the tables between markers in `README.md`,
-`book/index.md` and `book/reproduce.md`, the glued numbers of the README, written there as
+These are `book/claims.md` (all of it, the verdicts under other seeds included), the tables between
+markers in `README.md`, `book/index.md` and `book/reproduce.md`, the glued numbers of the README,
+written there as
 ``<!-- glue: 02_sphere::distance:.3f -->0.012<!-- /glue -->``, and the figures that the README
 or a page of prose shows from `book/figures/`: each is the output of the cell of that name.
 The numbers come from the executed notebooks and from nowhere else.
@@ -23,6 +24,7 @@ import parameters
 from chapters import ROOT, ChapterProblem, Run, chapters, label, read, write_if_changed
 from execute import read_times
 from render import stage
+from verdicts import STABILITY
 
 NOT_TESTED = "NOT YET TESTED"
 MARK = "<!-- generated: {name} -->"
@@ -43,6 +45,23 @@ rule that the chapter fixed before it measured; it links to the cell that comput
 
 Where a claim has several checks, the row shows the one its verdict hangs on; the cell shows all.
 """
+SEEDS = """\
+(seeds)=
+## Do the verdicts depend on the seed?
+
+Every chapter draws its data, rotations and sketches from one root seed. `make verdicts` executes
+the chapters again under further seeds, {first} to {last}, with the same rules and sizes. The first
+mark below is the page's own seed. **A verdict that is not the same under all of them is
+INCONCLUSIVE in the tables above**, whatever its page says; the last column names the checks that
+move, which may happen without moving the verdict.
+"""
+MARKS = {
+    "SUPPORTED": "S",
+    "PARTIAL": "P",
+    "NOT SUPPORTED": "N",
+    "INCONCLUSIVE": "I",
+    "NO RESULT": "×",
+}
 
 
 # ------------------------------------------------------------------ small parts
@@ -112,6 +131,7 @@ def claims_page(ledger, titles):
     text += sections(paper, titles)
     text += ["## What the book derives\n", tally(results) + "\n"]
     text += sections(results, titles)
+    text += seeds_section(ledger)
     return "\n".join(text).rstrip("\n") + "\n"
 
 
@@ -162,7 +182,81 @@ def claim_row(row):
     if place:
         statement += f"<br><small>{'Paper: ' if row['kind'] == 'paper' else ''}{place}</small>"
     name = f'<strong id="{row["id"].lower()}">{row["id"]}</strong><br>{badge(row)}'
+    if seeds_tried(row):
+        name += f"<br><small>{seeds_in_words(row)}</small>"
     return [name, statement, escape(row["prediction"]), measured(row)]
+
+
+# ------------------------------------------------------------- verdicts under other seeds
+
+
+def seeds_tried(row):
+    """What is known of a row's verdict under other seeds, or None."""
+    return row.get("stability")
+
+
+def seeds_in_words(row):
+    """How a verdict fared under other seeds, linked to the table of all."""
+    known = seeds_tried(row)
+    total = len(known["seeds"]) + 1
+    alike = not known["stale"] and set(known["verdicts"]) == {known["page"]}
+    text = f"on all {total} seeds" if alike else escape(known["summary"])
+    return f'<a href="claims.html#seeds">{text}</a>'
+
+
+def seeds_section(ledger):
+    """The table of verdicts by seed; nothing where no seed was tried."""
+    rows = [row for row in ledger if seeds_tried(row)]
+    if not rows:
+        return
+    tried = sorted({seed for row in rows for seed in seeds_tried(row)["seeds"]})
+    yield SEEDS.format(first=tried[0], last=tried[-1])
+    yield f"{seeds_tally(rows)}\n"
+    legend = ", ".join(f"{mark(kind)} {kind.lower()}" for kind in MARKS)
+    yield f"{legend}.\n"
+    yield ":::{div} kv-seeds"
+    yield table(["claim", "by seed", "checks that move"], [seeds_row(row) for row in rows])
+    yield ":::\n"
+
+
+def seeds_tally(rows):
+    """How many verdicts are the same under all seeds, depend on the seed, or are out of date."""
+    stale = [row for row in rows if seeds_tried(row)["stale"]]
+    fresh = [row for row in rows if not seeds_tried(row)["stale"]]
+    flip = [r for r in fresh if set(seeds_tried(r)["verdicts"]) != {seeds_tried(r)["page"]}]
+    parts = [f"{len(fresh) - len(flip)} are the same under all of their seeds"]
+    names = ", ".join(row["id"] for row in flip)
+    parts += [f"{len(flip)} depend on the seed ({names})" if flip else "none depends on the seed"]
+    if stale:
+        names = ", ".join(row["id"] for row in stale)
+        parts += [f"{len(stale)} were tried on an earlier version of the chapter ({names})"]
+    return f"Of {len(rows)} verdicts, {'; '.join(parts)}."
+
+
+def mark(verdict, title=None):
+    """One verdict as a letter in its colour."""
+    css = verdict.lower().replace(" ", "-")
+    text = f' title="{title}"' if title else ""
+    return f'<span class="kv-badge {css}"{text}>{MARKS[verdict]}</span>'
+
+
+def seeds_row(row):
+    """One row of the table of verdicts by seed."""
+    known = seeds_tried(row)
+    own = mark(known["page"], f"the page's own seed: {known['page']}")
+    pairs = zip(known["seeds"], known["verdicts"], strict=True)
+    others = " ".join(mark(verdict, f"seed {seed}: {verdict}") for seed, verdict in pairs)
+    moved = [f"{escape(label)}: {letters(v)}" for label, v in known["moved"].items()]
+    text = "<br>".join(moved) or "none"
+    if known["stale"]:
+        text = f"*tried on an earlier version of the chapter*<br>{text}"
+    link = f'<a href="claims.html#{row["id"].lower()}">{row["id"]}</a>'
+    return [link, f"{own}&ensp;{others}", text]
+
+
+def letters(verdicts):
+    """Verdicts of one check, one letter a seed."""
+    return "".join(MARKS[verdict] for verdict in verdicts)
 
 
 # --------------------------------------------------------- tables between markers
@@ -174,7 +268,10 @@ def front_table(ledger):
     rows = []
     for row in paper:
         link = f'<a href="claims.html#{row["id"].lower()}">{row["id"]}</a>'
-        rows.append([link, escape(row["statement"]), badge(row)])
+        seeds = ""
+        if seeds_tried(row) and row["verdict"] != seeds_tried(row)["page"]:
+            seeds = f"<br><small>{seeds_in_words(row)}</small>"
+        rows.append([link, escape(row["statement"]), badge(row) + seeds])
     return f"{tally(paper)}\n\n:::{{div}} kv-front\n{table(['', 'claim', 'verdict'], rows)}\n:::"
 
 
@@ -185,7 +282,7 @@ def chapter_table(ledger, folder, times):
         place = path.relative_to(folder).as_posix()
         judged = [row for row in ledger if row["notebook"] == place]
         claims = ", ".join(row["id"] for row in judged) or "—"
-        verdicts = "<br>".join(f"{row['id']} {row['verdict']}" for row in judged) or "—"
+        verdicts = "<br>".join(f"{row['id']} {in_words(row)}" for row in judged) or "—"
         seconds = times.get("chapters", {}).get(path.name)
         shown = "—" if seconds is None else f"{seconds:.0f} s"
         name = f"{label(path)}. [{title(path)}]({place})"
@@ -195,6 +292,14 @@ def chapter_table(ledger, folder, times):
     if waiting:
         text += f"\n\nNot yet tested: {', '.join(waiting)}."
     return text
+
+
+def in_words(row):
+    """A verdict, with the seeds that changed it."""
+    known = seeds_tried(row)
+    if known and row["verdict"] != known["page"]:
+        return f"{row['verdict']} ({known['summary']})"
+    return row["verdict"]
 
 
 def times_table(root, times):
@@ -296,13 +401,12 @@ def generated(folder):
     from kvlib.claims import read_ledger
 
     try:
-        ledger = read_ledger(folder / "notebooks")
+        ledger = read_ledger(folder / "notebooks", folder / "book" / STABILITY)
     except ValueError as error:
         raise ChapterProblem(f"the ledger: {error}") from error
     times = read_times(folder)
     titles = {
-        label(path): (path.relative_to(folder).as_posix(), title(path))
-        for path in chapters(folder)
+        label(path): (path.relative_to(folder).as_posix(), title(path)) for path in chapters(folder)
     }
     readme, reproduce = folder / "README.md", folder / "book" / "reproduce.md"
     front = folder / "book" / "index.md"

@@ -1,0 +1,356 @@
+"""Verdicts under other seeds: what is executed, what is stored, and what the ledger makes of it."""
+
+import copy
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chapters
+import pages
+import pytest
+import verdicts
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kvlib import claims
+from kvlib.__main__ import main
+from kvlib._stability import Stability, dump_stability, read_stability
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ------------------------------------------------------------------------ the ledger
+
+
+def document(verdict="SUPPORTED", measured=1.0, name="T03", code="judge()"):
+    """An executed notebook with one verdict of two checks, as JSON."""
+    checks = [
+        {"label": label, "rule": "within", "measured": measured, "verdict": v}
+        for label, v in (("first", verdict), ("second", "SUPPORTED"))
+    ]
+    record = {"id": name, "verdict": verdict, "note": "why", "checks": checks}
+    record |= {"prediction": "p", "anchor": "a", "measured": measured, "low": 0.9, "high": 1.1}
+    output = {"output_type": "display_data", "data": {claims.MIME_TYPE: record}, "metadata": {}}
+    cells = [
+        {"cell_type": "markdown", "source": "prose"},
+        {"cell_type": "code", "source": code, "outputs": [output], "metadata": {}},
+        {
+            "cell_type": "code",
+            "source": "plot()",
+            "outputs": [],
+            "metadata": {"tags": ["nbval-ignore-output"]},
+        },
+    ]
+    return {"cells": cells}
+
+
+def record_of(notebook):
+    """The one verdict record of a notebook."""
+    (record,) = claims.verdict_records(notebook)
+    return record
+
+
+def measured(own, others):
+    """The stability of a notebook's verdict, given those under seeds 101, 102, ..."""
+    return Stability.measured(own, record_of(own), dict(enumerate(others, start=101)))
+
+
+def ledger_row(folder, own, entry):
+    """What the ledger says of T03 when a notebook and a stability record lie in a folder."""
+    (folder / "01_x.ipynb").write_text(json.dumps(own), encoding="utf-8")
+    file = folder / "verdict_stability.json"
+    if entry is not None:
+        file.write_text(dump_stability({"T03": entry}), encoding="utf-8")
+        assert read_stability(file) == {"T03": entry}
+    return next(row for row in claims.read_ledger(folder, file) if row["id"] == "T03")
+
+
+def test_a_stable_verdict_stands(tmp_path):
+    own = document()
+    row = ledger_row(tmp_path, own, measured(own, [record_of(document(measured=1.1))] * 3))
+    assert (row["verdict"], row["note"]) == ("SUPPORTED", "why")
+    assert row["stability"]["summary"] == "SUPPORTED on 4 of 4 seeds"
+    assert row["stability"]["moved"] == {}
+
+
+@pytest.mark.parametrize("own_verdict", ["SUPPORTED", "PARTIAL"])
+@pytest.mark.parametrize("other", ["NOT SUPPORTED", "INCONCLUSIVE", None])
+def test_a_verdict_that_flips_is_inconclusive(tmp_path, own_verdict, other):
+    own = document(own_verdict)
+    flipped = None if other is None else record_of(document(other))
+    row = ledger_row(tmp_path, own, measured(own, [record_of(own), flipped, record_of(own)]))
+    assert row["verdict"] == "INCONCLUSIVE"
+    counted = f"{own_verdict} on 3 of 4 seeds, {other or 'NO RESULT'} on 1"
+    assert row["note"] == f"The verdict depends on the seed: {counted}. why"
+    assert row["stability"]["page"] == own_verdict
+    assert next(iter(row["stability"]["moved"])) == "first"
+
+
+def test_the_page_s_own_seed_counts(tmp_path):
+    own = document("PARTIAL")
+    row = ledger_row(tmp_path, own, measured(own, [record_of(document())] * 3))
+    assert row["verdict"] == "INCONCLUSIVE"
+    assert row["stability"]["summary"] == "PARTIAL on 1 of 4 seeds, SUPPORTED on 3"
+
+
+def test_a_check_may_move_without_the_verdict(tmp_path):
+    own = document("PARTIAL")
+    other = copy.deepcopy(record_of(own))
+    other["checks"][1]["verdict"] = "INCONCLUSIVE"
+    row = ledger_row(tmp_path, own, measured(own, [other, record_of(own)]))
+    assert row["verdict"] == "PARTIAL"
+    assert row["stability"]["moved"] == {"second": ["INCONCLUSIVE", "SUPPORTED"]}
+
+
+@pytest.mark.parametrize(
+    "changed", [document(code="judge(2)"), document(measured=1.001)], ids=["code", "number"]
+)
+def test_an_old_record_is_shown_and_decides_nothing(tmp_path, changed):
+    entry = measured(document(), [record_of(document("NOT SUPPORTED"))] * 2)
+    assert ledger_row(tmp_path, document(), entry)["verdict"] == "INCONCLUSIVE"
+    row = ledger_row(tmp_path, changed, entry)
+    assert row["verdict"] == "SUPPORTED"
+    assert row["stability"]["stale"] is True
+    assert "earlier version" in row["stability"]["summary"]
+
+
+def test_text_and_figures_do_not_make_a_record_old(tmp_path):
+    own = document()
+    entry = measured(own, [record_of(own)] * 2)
+    own["cells"][0]["source"] = "other prose"
+    own["cells"][2]["source"] = "plot('blue')"
+    record_of(own)["note"] = "other words"
+    assert ledger_row(tmp_path, own, entry)["stability"]["stale"] is False
+
+
+def test_without_a_record_nothing_is_said(tmp_path):
+    row = ledger_row(tmp_path, document(), None)
+    assert (row["verdict"], row["stability"]) == ("SUPPORTED", None)
+    other = document(name="T04")
+    entry = measured(other, [record_of(other)] * 2)
+    (tmp_path / "s.json").write_text(dump_stability({"T04": entry}), encoding="utf-8")
+    rows = claims.read_ledger(tmp_path, tmp_path / "s.json")
+    assert all(row["stability"] is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"claims": {"T03": {}}}',
+        '{"claims": {"T03": {"seeds": [1, 2], "verdicts": ["SUPPORTED"],'
+        ' "fingerprint": "", "moved": {}}}}',
+        '{"claims": {"T03": {"seeds": [1, 1], "verdicts": ["PARTIAL", "PARTIAL"],'
+        ' "fingerprint": "", "moved": {}}}}',
+    ],
+)
+def test_a_broken_record_is_refused(tmp_path, text, capsys):
+    path = tmp_path / "s.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="stability must be a record of `make verdicts`"):
+        read_stability(path)
+    (tmp_path / "01_x.ipynb").write_text(json.dumps(document()), encoding="utf-8")
+    assert main(["claims", "--notebooks", str(tmp_path), "--stability", str(path)]) == 2
+    assert "stability must be a record" in capsys.readouterr().err
+
+
+def test_the_command_line_shows_the_seeds(tmp_path, capsys):
+    own = document()
+    ledger_row(tmp_path, own, measured(own, [record_of(document("PARTIAL"))] * 2))
+    command = ["claims", "--notebooks", str(tmp_path)]
+    assert main([*command, "--stability", str(tmp_path / "verdict_stability.json")]) == 0
+    text = capsys.readouterr().out
+    assert "T03  INCONCLUSIVE" in text
+    assert "seeds:     SUPPORTED on 1 of 3 seeds, PARTIAL on 2" in text
+    assert main([*command, "--stability", str(tmp_path / "none")]) == 0
+    assert "T03  SUPPORTED" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------- the pages
+
+
+def test_the_claims_page_tabulates_the_seeds(tmp_path):
+    own = document()
+    flip = ledger_row(tmp_path, own, measured(own, [record_of(document("PARTIAL")), None]))
+    text = pages.claims_page([flip], {})
+    assert "further seeds, 101 to 102" in text
+    assert (
+        "Of 1 verdicts, 0 are the same under all of their seeds; 1 depend on the seed (T03)."
+        in text
+    )
+    assert "first: P×" in text
+    assert 'title="seed 102: NO RESULT">×</span>' in text
+    assert "SUPPORTED on 1 of 3 seeds, PARTIAL on 1, NO RESULT on 1" in text
+    assert "kv-badge inconclusive" in text
+
+    stable = ledger_row(tmp_path, own, measured(own, [record_of(own)] * 2))
+    text = pages.claims_page([stable], {})
+    assert "on all 3 seeds" in text
+    assert "none depends on the seed" in text
+
+    old = ledger_row(tmp_path, document(measured=2.0), measured(own, [None, None]))
+    text = pages.claims_page([old], {})
+    assert "1 were tried on an earlier version of the chapter (T03)" in text
+    assert "kv-badge supported" in text
+
+    untried = stable | {"stability": None}
+    assert "further seeds" not in pages.claims_page([untried], {})
+
+
+# ------------------------------------------------------------------- the chapters again
+
+JUDGE = """\
+class Verdict:
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        verdict = {rule}
+        check = {{"label": "one", "rule": "within", "measured": {number}, "verdict": verdict}}
+        record = {{"id": "{name}", "verdict": verdict, "note": "", "checks": [check]}}
+        return {{"text/plain": verdict, "{mime}": record}}
+Verdict()"""
+
+
+def judging(name, rule, number="seed"):
+    """Code of a cell that reaches a verdict by an expression of the seed."""
+    return JUDGE.format(name=name, rule=rule, number=number, mime=claims.MIME_TYPE)
+
+
+def put(root, name, *sources, parameters="seed = 1"):
+    """Write a chapter."""
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    made = new_notebook(
+        cells=[new_markdown_cell("# Title"), first, *map(new_code_cell, sources)],
+        metadata={"kernelspec": dict(chapters.KERNEL)},
+    )
+    for number, cell in enumerate(made.cells):
+        cell.id = f"cell-{number}"
+    path = root / "notebooks" / f"{name}.ipynb"
+    path.write_text(chapters.serialise(made), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A repository of chapters that judge at once and need no package."""
+    for folder in ("kvlib", "notebooks", "book"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "kvlib" / "__init__.py").touch()
+    put(tmp_path, "01_steady", judging("T01", "'SUPPORTED'"))
+    put(tmp_path, "02_plain", judging("T02", "'SUPPORTED'"), parameters="size = 1")
+    put(tmp_path, "A1_speed", "seed / 0")
+    return tmp_path
+
+
+def tool(root, name, *options):
+    """One of the book's tools, as the Makefile calls it."""
+    script = ROOT / "book" / "tools" / f"{name}.py"
+    command = [sys.executable, str(script), "--root", str(root), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def executed(done):
+    """How many chapters a run of the tool executed."""
+    found = re.search(r"verdicts: (\d+) chapters executed", done.stdout)
+    return int(found[1]) if found else 0
+
+
+def stored(book):
+    """Claim id to verdicts by seed, as the tool stored them."""
+    entries = read_stability(book / "book" / verdicts.STABILITY)
+    return {name: dict(zip(e.seeds, e.verdicts, strict=True)) for name, e in entries.items()}
+
+
+def touch(path):
+    """Give a file new times and the same bytes."""
+    path.write_bytes(path.read_bytes())
+
+
+def test_each_seed_is_tried_once_and_a_failure_is_a_verdict(book):
+    unlucky = "assert seed != 102, 'unlucky'"
+    rule = "'SUPPORTED' if seed < 103 else 'PARTIAL'"
+    path = put(book, "03_flips", unlucky, judging("T03", rule))
+    for name in ("1", "3"):
+        assert tool(book, "execute", "--chapter", name).returncode == 0
+    committed = path.read_bytes()
+
+    first = tool(book, "verdicts", "--seeds", "3", "--jobs", "2")
+    assert first.returncode == 1
+    assert "verdicts: 2 chapters under 3 seeds" in first.stdout
+    assert re.search(
+        r"seed 102: 03_flips failed .*`assert seed != 102.*\nAssertionError: unl", first.stdout
+    )
+    assert "T01  SUPPORTED on 4 of 4 seeds" in first.stdout
+    assert "T03  SUPPORTED on 2 of 4 seeds, NO RESULT on 1, PARTIAL on 1" in first.stdout
+    assert stored(book) == {
+        "T01": {101: "SUPPORTED", 102: "SUPPORTED", 103: "SUPPORTED"},
+        "T03": {101: "SUPPORTED", 102: "NO RESULT", 103: "PARTIAL"},
+    }
+    assert path.read_bytes() == committed
+
+    # Only what failed is tried again; other times of the same bytes change nothing.
+    touch(book / "notebooks" / "01_steady.ipynb")
+    touch(book / "kvlib" / "__init__.py")
+    again = tool(book, "verdicts", "--seeds", "3")
+    assert executed(again) == 1
+    assert "5 results are there already" in again.stdout
+
+    # One chapter is judged anew, two seeds only; the other's entry stays. Prose is no change.
+    put(book, "01_steady", judging("T01", "'PARTIAL'"))
+    assert tool(book, "execute", "--chapter", "1").returncode == 0
+    other = chapters.read(path)
+    other.cells[0].source = "# Another title"
+    path.write_text(chapters.serialise(other), encoding="utf-8")
+    one = tool(book, "verdicts", "--seeds", "2", "--chapter", "1")
+    assert (one.returncode, executed(one)) == (0, 2)
+    assert stored(book)["T01"] == {101: "PARTIAL", 102: "PARTIAL"}
+    assert stored(book)["T03"][103] == "PARTIAL"
+    assert (
+        "4 results are there" not in tool(book, "verdicts", "--seeds", "3", "--chapter", "3").stdout
+    )
+
+
+def test_an_interrupted_run_goes_on_where_it_was(book):
+    marker = book / "second"
+    slow = f"import pathlib, time\nif seed == 102 and not pathlib.Path({str(marker)!r}).exists():\n"
+    slow += f"    pathlib.Path({str(marker)!r}).touch()\n    time.sleep(60)"
+    put(book, "01_steady", slow, judging("T01", "'SUPPORTED'"))
+    assert tool(book, "execute", "--chapter", "1").returncode == 0
+    script = ROOT / "book" / "tools" / "verdicts.py"
+    command = [sys.executable, str(script), "--root", str(book), "--seeds", "2", "--jobs", "1"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not marker.exists():
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "the same command does the rest" in errors
+    assert not (book / "book" / verdicts.STABILITY).exists()
+
+    rest = tool(book, "verdicts", "--seeds", "2", "--jobs", "1")
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert "1 results are there already" in rest.stdout
+    assert executed(rest) == 1
+    assert stored(book) == {"T01": {101: "SUPPORTED", 102: "SUPPORTED"}}
+
+
+@pytest.mark.parametrize("count", ["", "1", "ten", "-3", "2.5"])
+def test_too_few_seeds_are_refused(book, count):
+    done = tool(book, "verdicts", f"--seeds={count}")
+    assert done.returncode == 1
+    assert "SEEDS must be a whole number, 2 or more" in done.stderr
+
+
+def test_chapters_without_a_seed_are_left_out(book):
+    assert [path.stem for path in verdicts.chosen(book, "")] == ["01_steady"]
+    for chapter in ("2", "A1"):
+        with pytest.raises(chapters.ChapterProblem, match="no chapter to try"):
+            verdicts.chosen(book, chapter)
+
+
+def test_no_chapter_has_one_of_the_further_seeds():
+    own = {verdicts.parameters.known(path).get("seed") for path in chapters.chapters(ROOT)}
+    assert not own & set(verdicts.seeds("100"))
