@@ -7,19 +7,12 @@ where a coordinate lies within rounding of a cell's edge.
 
 Work is cut into blocks of about 2 MB whose boundaries depend on the array's shape only, so that
 results do not depend on the number of threads, and memory beyond the output is a few blocks.
-
-Environment: ``KVLIB_NUM_THREADS`` (else ``OMP_NUM_THREADS``, else the cores this process may use)
-bounds the threads; ``KVLIB_KERNELS=numpy`` switches the kernels off.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -27,68 +20,18 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib import packing, rotations, sketches
-from kvlib._validation import FloatArray, check_choice
+from kvlib import _runtime, packing, rotations, sketches
+from kvlib._validation import FloatArray
 from kvlib.codebooks import Codebook
 from kvlib.rotations import Rotation
 from kvlib.sketches import SignSketch
 
 _BLOCK = 1 << 19  # coordinates: 2 MB of float32
-_MOST_THREADS = 64
 _MOST_ROUNDS = 4  # the transform is not normalised between rounds: keep it in float32's range
 _MOST_DIM = 1 << 14  # one vector and its codes must fit the first cache levels
 
 
-# --- Whether and how ----------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _load() -> ModuleType | None:
-    """The compiled module; None without numba, or, with a warning, where it does not compile."""
-    if sys.byteorder != "little":
-        return None
-    try:
-        importlib.import_module("numba")
-    except ImportError:
-        return None
-    try:
-        return importlib.import_module("kvlib._kernels")
-    except Exception as error:  # whatever a compiler may raise: numpy does the same work
-        warnings.warn(
-            f"kvlib's compiled kernels are not available, numpy is used instead ({error!r})",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-
-
-def kernels() -> ModuleType | None:
-    """The compiled module, unless ``KVLIB_KERNELS`` says numpy."""
-    choice = os.environ.get("KVLIB_KERNELS", "auto")
-    check_choice(choice, "KVLIB_KERNELS", ("auto", "numpy"))
-    return _load() if choice == "auto" else None
-
-
-def thread_count() -> int:
-    """Threads to use, 1 to 64."""
-    for name in ("KVLIB_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").strip()
-        if text.isdecimal() and int(text) > 0:
-            return min(int(text), _MOST_THREADS)
-        if text and name == "KVLIB_NUM_THREADS":
-            raise ValueError(f"{name} must be an integer >= 1, got {text!r}")
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    return min(os.cpu_count() or 1, _MOST_THREADS)
-
-
-def _run(work: Callable[[slice, FloatArray], bool], blocks: Sequence[_Block]) -> bool:
-    """Whether ``work`` succeeded on every block."""
-    workers = min(thread_count(), len(blocks))
-    if workers == 1:
-        return all(work(rows, part) for rows, part in blocks)
-    with ThreadPoolExecutor(workers) as pool:
-        return all(list(pool.map(lambda block: work(*block), blocks)))
+# --- Blocks -------------------------------------------------------------------------------------
 
 
 _Block = tuple[slice, FloatArray]
@@ -226,8 +169,9 @@ class _Encoder:
     store: Callable[..., FloatArray]  # rounds per-vector numbers, or raises ValueError
     out: Stored
 
-    def __call__(self, where: slice, piece: FloatArray) -> bool:
+    def __call__(self, block: _Block) -> bool:
         """Encode one block into its place; False if it holds a vector that numpy must judge."""
+        where, piece = block
         x = _rows(piece)
         buffers = _Buffers.of(x.shape[1])
         sketch = self.sketch
@@ -328,7 +272,7 @@ def encode(
 ) -> Stored | None:
     """Encode the vectors of ``x`` (see :func:`takes`), or None if numpy must."""
     signs = _sign_rows(rotation)
-    compiled = kernels()
+    compiled = _runtime.kernels("_kernels")
     if compiled is None or signs is None or (codebook.bits == 0 and sketch is None):
         return None
     if sketch is not None and sketch.dim > _MOST_DIM:
@@ -346,7 +290,7 @@ def encode(
         residual_norms=None if sketch is None else np.empty(count, dtype=side_dtype),
     )
     encoder = _Encoder(compiled, codebook, signs, unbiased, sketch, store, out)
-    if not _run(encoder, _blocks(x)):
+    if not _runtime.run(encoder, _blocks(x)):
         return None
 
     return Stored(
@@ -413,7 +357,7 @@ def decode(
 ) -> FloatArray | None:
     """Reconstruct float32 vectors, or None if numpy must."""
     signs = _sign_rows(rotation)
-    compiled = kernels()
+    compiled = _runtime.kernels("_kernels")
     if compiled is None or signs is None or (codebook.bits == 0 and sketch is None):
         return None
     leading, dim = stored.codes.shape[:-1], rotation.dim
@@ -422,7 +366,8 @@ def decode(
         return None
     x_hat = np.empty((flat.codes.shape[0], dim), dtype=np.float32)
 
-    def work(where: slice, out: FloatArray) -> bool:
+    def work(block: _Block) -> bool:
+        where, out = block
         buffers = _Buffers.of(dim)
         if codebook.bits:
             _decode_scalar(compiled, flat, where, codebook, signs, buffers, out)
@@ -432,7 +377,7 @@ def decode(
             _add_sketch(compiled, flat, where, sketch, buffers, out)
         return True
 
-    _run(work, _blocks(x_hat))
+    _runtime.run(work, _blocks(x_hat))
     return x_hat.reshape(*leading, dim)
 
 
@@ -445,7 +390,7 @@ def _flat(stored: Stored, dim: int, bits: int, sketched: bool) -> Stored | None:
         "signs": (*leading, packing.bytes_per_vector(dim, 1)) if sketched else None,
         "residual_norms": leading if sketched else None,
     }
-    count = int(np.prod(leading))
+    count = math.prod(leading)
     flat: dict[str, FloatArray | None] = {}
     for name, shape in expected.items():
         part = getattr(stored, name)

@@ -11,6 +11,7 @@ PACKAGE = Path(kvlib.__file__).parent
 # Each room imports only from rooms before it.
 STREAM = (
     "_validation",
+    "_runtime",
     "sphere",
     "rotations",
     "codebooks",

@@ -17,7 +17,7 @@ import oracle
 import pytest
 from scipy.linalg import hadamard
 
-from kvlib import _compiled, codebooks, packing
+from kvlib import _compiled, _runtime, codebooks, packing
 from kvlib.codebooks import Codebook
 from kvlib.schemes import Quantizer
 
@@ -390,12 +390,12 @@ def reload(monkeypatch):
     """Make the next use look for the compiled module with ``importer``; undone afterwards."""
 
     def use(importer):
-        _compiled._load.cache_clear()
-        monkeypatch.setattr(_compiled.importlib, "import_module", importer)
+        _runtime._load.cache_clear()
+        monkeypatch.setattr(_runtime.importlib, "import_module", importer)
 
     yield use
     monkeypatch.undo()
-    _compiled._load.cache_clear()
+    _runtime._load.cache_clear()
 
 
 def test_without_numba_numpy_does_the_work_in_silence(reload, numpy_only, recwarn):
@@ -405,7 +405,7 @@ def test_without_numba_numpy_does_the_work_in_silence(reload, numpy_only, recwar
     quantizer, x = Quantizer(3, sketch="gaussian"), gaussian(50, 32)
     expected = numpy_only(quantizer.encode, x)
     reload(missing)
-    assert _compiled.kernels() is None
+    assert _runtime.kernels("_kernels") is None
     encoded = quantizer.encode(x)
     assert_same_bytes(encoded, expected)
     np.testing.assert_array_equal(encoded.decode(), numpy_only(expected.decode))
@@ -430,18 +430,18 @@ def test_where_the_kernels_do_not_compile_numpy_does_the_work_and_says_so(reload
 
 def test_options_from_the_environment(monkeypatch):
     monkeypatch.setenv("KVLIB_NUM_THREADS", "3")
-    assert _compiled.thread_count() == 3
+    assert _runtime.thread_count() == 3
     monkeypatch.setenv("KVLIB_NUM_THREADS", "1000")
-    assert _compiled.thread_count() == 64
+    assert _runtime.thread_count() == 64
     monkeypatch.delenv("KVLIB_NUM_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert _compiled.thread_count() == 2
+    assert _runtime.thread_count() == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert 1 <= _compiled.thread_count() <= 64
+    assert 1 <= _runtime.thread_count() <= 64
     for bad in ("0", "-1", "two"):
         monkeypatch.setenv("KVLIB_NUM_THREADS", bad)
         with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1, got"):
-            _compiled.thread_count()
+            _runtime.thread_count()
     monkeypatch.setenv("KVLIB_KERNELS", "fortran")
     with pytest.raises(ValueError, match="KVLIB_KERNELS must be one of 'auto', 'numpy'"):
         Quantizer(3).encode(gaussian(4, 16))
