@@ -40,8 +40,9 @@ def as_vectors(x: ArrayLike, name: str, *, dim: int | None = None) -> FloatArray
 def as_finite(x: ArrayLike, name: str) -> FloatArray:
     """Return ``x`` as by :func:`as_real`, refusing NaN and infinite entries."""
     array = as_real(x, name)
-    bad = int(array.size - np.isfinite(array).sum())
-    if bad:
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = int(array.size - finite.sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries")
     return array
 
