@@ -4,26 +4,32 @@ Shapes everywhere: queries ``q`` (..., queries, d), keys ``k`` and values ``v`` 
 The leading axes broadcast. For grouped-query attention, where several query heads share one key
 head, insert an axis: ``q`` (key heads, group, queries, d) against ``k[:, None]``.
 
-Everything is accumulated in float64, whatever the input's precision.
+Everything is accumulated in float64, whatever the input's precision. Work is cut into blocks that
+depend on the arrays' shapes only, and blocks go to threads: results do not depend on how many
+there are. Memory beside the output is a block a thread and, for the heads at hand, keys and errors
+in float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kvlib import _runtime
 from kvlib._validation import FloatArray, as_real, as_vectors, check_int, check_positive
 
-BLOCK_BYTES = 1 << 24
-"""Default working memory of the blocked functions: 16 MiB."""
+BLOCK_BYTES = 1 << 23
+"""Default working memory of a thread in the blocked functions: 8 MiB."""
 
-# Number of (queries x tokens) float64 temporaries alive at once in the blocked functions.
-_TEMPORARIES = 8
+# Number of (queries x tokens) float64 matrices alive at once: logits and their errors, or what
+# numpy needs besides where the KL kernel is not to be had.
+_MATRICES, _MATRICES_OF_NUMPY = 2, 8
 
 # Above this a logit error is exponentiated in the log domain; exp overflows at 709.
 _LARGE = 500.0
@@ -100,7 +106,7 @@ def attention_output(
         As in :func:`attention_weights`.
     v : array, shape (..., tokens, d_v)
     block_bytes : int
-        Working memory; a block never holds less than one query.
+        Working memory of a thread; a block never holds less than one query.
 
     Returns
     -------
@@ -109,13 +115,17 @@ def attention_output(
     """
     (q, k, v), shape, scale = _prepare({"q": q, "k": k, "v": v}, causal, scale)
     out = np.empty((*shape.grid, shape.queries, v.shape[-1]))
-    for index, row_blocks in _blocks(shape, block_bytes):
-        keys, values = _take(k, index), _take(v, index)
-        for rows in row_blocks:
-            queries = _take(q, index, rows)
-            seen = shape.visible(rows, causal)
-            p = _softmax(_logits(queries, keys[:, :seen], scale, rows, shape, causal))
-            out[(*index, rows)] = p @ values[:, :seen]
+
+    def take(heads: _Index) -> tuple[FloatArray, ...]:
+        return _take(k, heads), _take(v, heads)
+
+    def compute(heads: _Index, rows: slice, keys: FloatArray, values: FloatArray) -> None:
+        seen = shape.visible(rows, causal)
+        queries = _take(q, heads, rows)
+        p = _softmax(_logits(queries, keys[:, :seen], scale, rows, shape, causal))
+        out[(*heads, rows)] = p @ values[:, :seen]
+
+    _run_blocks(_blocks(shape, block_bytes, _MATRICES), take, compute)
     return out.reshape(*shape.lead, shape.queries, v.shape[-1])
 
 
@@ -138,7 +148,8 @@ def attention_kl(
         Reconstructed keys; leading axes broadcast, so that several reconstructions of the same
         keys can be passed at once.
     block_bytes : int
-        Working memory, whatever the number of queries; a block never holds less than one query.
+        Working memory of a thread, whatever the number of queries; a block never holds less than
+        one query.
 
     Returns
     -------
@@ -163,17 +174,22 @@ def attention_kl(
     """
     (q, k, k_hat), shape, scale = _prepare({"q": q, "k": k, "k_hat": k_hat}, causal, scale)
     out = np.empty((*shape.grid, shape.queries))
-    for index, row_blocks in _blocks(shape, block_bytes):
-        keys, errors = _take(k, index), _take(k_hat, index)
+    compiled = _runtime.kernels("_attention_kernels")
+
+    def take(heads: _Index) -> tuple[FloatArray, ...]:
+        keys, errors = _take(k, heads), _take(k_hat, heads)
         errors -= keys
-        for rows in row_blocks:
-            queries = _take(q, index, rows)
-            seen = shape.visible(rows, causal)
-            logits = _logits(queries, keys[:, :seen], scale, rows, shape, causal)
-            # Masked keys keep their delta: it only ever meets a weight of zero.
-            with np.errstate(over="ignore", invalid="ignore"):
-                delta = (queries * scale) @ errors[:, :seen].swapaxes(-1, -2)
-                out[(*index, rows)] = _kl_from_errors(logits, delta)
+        return keys, errors
+
+    def compute(heads: _Index, rows: slice, keys: FloatArray, errors: FloatArray) -> None:
+        seen = shape.visible(rows, causal)
+        queries = _take(q, heads, rows) * scale
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by name further down
+            logits, delta = (queries @ x[:, :seen].swapaxes(-1, -2) for x in (keys, errors))
+            out[(*heads, rows)] = _kl_of_block(compiled, logits, delta, rows, shape, causal)
+
+    matrices = _MATRICES_OF_NUMPY if compiled is None else _MATRICES
+    _run_blocks(_blocks(shape, block_bytes, matrices), take, compute)
     _refuse_overflow(out)
     return out.reshape(*shape.lead, shape.queries)
 
@@ -254,31 +270,68 @@ def _prepare(
             f"and {shape.tokens} keys: the first queries would see nothing"
         )
     factor = 1 / math.sqrt(dim) if scale is None else check_positive(scale, "scale")
-    grid = [np.broadcast_to(x, (*shape.grid, *x.shape[-2:])) for x in checked.values()]
-    return grid, shape, factor
+    return [_on_grid(x, shape) for x in checked.values()], shape, factor
 
 
-def _blocks(shape: _Shape, block_bytes: int) -> Iterator[tuple[tuple[Any, ...], list[slice]]]:
-    """Split (leading axes, queries) so that a block's temporaries stay within ``block_bytes``.
+def _on_grid(x: FloatArray, shape: _Shape) -> FloatArray:
+    """A view of ``x`` with the common leading axes."""
+    full = (*shape.grid, *x.shape[-2:])
+    # Broadcasting costs several microseconds, which count for small heads.
+    return x.reshape(full) if x.shape[:-2] == shape.lead else np.broadcast_to(x, full)
 
-    Yields an index into the leading axes, holding one or more heads, and the slices of queries
-    to run through for it. Heads are batched only when whole heads fit.
+
+_Index = tuple[Any, ...]
+"""Index of one or more heads into the leading axes."""
+
+_Loop = Callable[[Callable[[Any], None], list[Any]], object]
+
+
+def _blocks(shape: _Shape, block_bytes: int, matrices: int) -> tuple[list[_Index], list[slice]]:
+    """Split (leading axes, queries) so that a block's matrices stay within ``block_bytes``.
+
+    Returns the groups of heads, and the slices of queries to run through for each. Heads are
+    grouped only when whole heads fit.
     """
     budget = check_int(block_bytes, "block_bytes", low=1) // 8
-    per_row = _TEMPORARIES * (shape.tokens + shape.dim)
+    per_row = matrices * (shape.tokens + shape.dim)
     per_head = per_row * shape.queries + 2 * shape.tokens * shape.dim
     heads = max(1, budget // per_head)
     rows = shape.queries if heads > 1 else min(shape.queries, max(1, budget // per_row))
     row_blocks = [slice(i, min(i + rows, shape.queries)) for i in range(0, shape.queries, rows)]
     total = math.prod(shape.grid)
-    for first in range(0, total, heads):
-        flat = np.arange(first, min(first + heads, total))
-        yield np.unravel_index(flat, shape.grid), row_blocks
+    flat = (np.arange(i, min(i + heads, total)) for i in range(0, total, heads))
+    return [np.unravel_index(of_group, shape.grid) for of_group in flat], row_blocks
 
 
-def _take(x: FloatArray, index: tuple[Any, ...], rows: slice = slice(None)) -> NDArray[Any]:
+def _run_blocks(
+    blocks: tuple[list[_Index], list[slice]],
+    take: Callable[[_Index], tuple[FloatArray, ...]],
+    compute: Callable[..., None],
+) -> None:
+    """``compute(heads, rows, *take(heads))`` for every block.
+
+    Threads share the heads, or, where one head fills several blocks, its rows: so that what is
+    taken of a large head is held once.
+    """
+    heads, row_blocks = blocks
+    loops: tuple[_Loop, _Loop] = (_runtime.run, _in_turn)
+    over_heads, over_rows = loops if len(row_blocks) == 1 else loops[::-1]
+
+    def of_heads(index: _Index) -> None:
+        taken = take(index)
+        over_rows(lambda rows: compute(index, rows, *taken), row_blocks)
+
+    over_heads(of_heads, heads)
+
+
+def _in_turn(work: Callable[[Any], None], items: list[Any]) -> None:
+    for item in items:
+        work(item)
+
+
+def _take(x: FloatArray, heads: _Index, rows: slice = slice(None)) -> NDArray[Any]:
     """Copy the indexed heads as float64, shape (heads, rows, d)."""
-    return np.array(x[(*index, rows)], dtype=np.float64)
+    return np.asarray(x[(*heads, rows)].astype(np.float64, copy=False))
 
 
 def _logits(
@@ -287,9 +340,13 @@ def _logits(
     """Scaled inner products of a block of queries with the first keys, minus infinity if masked."""
     with np.errstate(over="ignore", invalid="ignore"):  # refused by name further down
         logits: NDArray[Any] = (q * scale) @ k.swapaxes(-1, -2)
-    if causal:
-        last = np.arange(rows.start, rows.stop) + shape.tokens - shape.queries
-        logits[..., np.arange(k.shape[-2]) > last[:, None]] = -np.inf
+    return _mask(logits, rows, shape) if causal else logits
+
+
+def _mask(logits: NDArray[Any], rows: slice, shape: _Shape) -> NDArray[Any]:
+    """Minus infinity, in place, where a query of the block must not see a key."""
+    last = np.arange(rows.start, rows.stop) + shape.tokens - shape.queries
+    logits[..., np.arange(logits.shape[-1]) > last[:, None]] = -np.inf
     return logits
 
 
@@ -307,6 +364,29 @@ def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
 def _refuse_overflow(values: NDArray[Any]) -> None:
     if not np.isfinite(values).all():
         raise ValueError("q, k and scale give logits beyond the range of float64")
+
+
+def _kl_of_block(
+    compiled: ModuleType | None,
+    logits: NDArray[Any],
+    delta: NDArray[Any],
+    rows: slice,
+    shape: _Shape,
+    causal: bool,
+) -> NDArray[Any]:
+    """KL of a block from exact logits and logit errors; both may be overwritten."""
+    if compiled is not None:
+        heads, queries, seen = logits.shape
+        kl = np.empty((heads, queries))
+        first = shape.tokens - shape.queries + rows.start + 1 if causal else seen
+        left = compiled.kl_rows(
+            logits.reshape(-1, seen), delta.reshape(-1, seen), queries, first, int(causal),
+            _LARGE, np.empty(seen), kl.reshape(-1),
+        )  # fmt: skip
+        if not left:
+            return kl
+    # Masked keys keep their delta: it only ever meets a weight of zero.
+    return _kl_from_errors(_mask(logits, rows, shape) if causal else logits, delta)
 
 
 def _kl_from_errors(logits: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:

@@ -20,6 +20,7 @@ STREAM = (
     "_kernels",
     "_compiled",
     "schemes",
+    "_attention_kernels",
     "attention",
     "metrics",
     "_intervals",

@@ -1,6 +1,7 @@
 """Attention rows, outputs and the KL divergence, against closed forms and extended precision."""
 
 import math
+import threading
 import tracemalloc
 
 import numpy as np
@@ -248,11 +249,11 @@ def test_memory_does_not_grow_with_the_number_of_queries(batched):
     k = rng.standard_normal((tokens, dim))
     k_hat = k + 0.1
 
-    def peak(queries):
+    def peak(queries, room=block_bytes):
         lead = (queries // 256,) if batched else ()
         q = rng.standard_normal((*lead, 256 if batched else queries, dim))
         tracemalloc.start()
-        attention.attention_kl(q, k, k_hat, block_bytes=block_bytes)
+        attention.attention_kl(q, k, k_hat, block_bytes=room)
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         # The result and the finiteness check of the input are of the size of the queries.
@@ -261,8 +262,122 @@ def test_memory_does_not_grow_with_the_number_of_queries(batched):
     small, large = peak(1024), peak(16384)
     assert large < 1.5 * block_bytes + 4 * k.nbytes
     assert large < small + block_bytes / 4
-    # Negative control: the unblocked rows alone take thirty times the budget.
-    assert 16384 * tokens * 8 > 30 * block_bytes
+    # Negative control: with room for all rows they take thirty times the budget.
+    assert peak(16384, 1 << 30) > 30 * block_bytes
+
+
+# The compiled kernel ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numpy_kl(monkeypatch):
+    """attention_kl with the kernels off."""
+
+    def call(*args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setenv("KVLIB_KERNELS", "numpy")
+            return attention.attention_kl(*args, **kwargs)
+
+    return call
+
+
+@pytest.fixture
+def compiled_only(monkeypatch):
+    """Fail where numpy would take a block from the kernel."""
+    pytest.importorskip("numba")
+
+    def refuse(logits, delta):
+        raise AssertionError("numpy was asked")
+
+    monkeypatch.setattr(attention, "_kl_from_errors", refuse)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 8, 9, 31, 64, 129, 1000])
+def test_the_kernel_is_the_numpy_form(tokens, causal, dtype, numpy_kl):
+    pytest.importorskip("numba")
+    for noise in (1e-8, 1e-4, 0.05, 0.5, 20.0):
+        q, k, k_hat = draw(tokens, min(5, tokens), tokens, noise=noise, dtype=dtype)
+        kl = attention.attention_kl(q, k, k_hat, causal=causal)
+        # Both round eta to 1e-16 of the largest delta; squared where there is nothing else.
+        floor = (1e-15 * noise) ** 2
+        np.testing.assert_allclose(kl, numpy_kl(q, k, k_hat, causal=causal), rtol=2e-11, atol=floor)
+
+
+def test_the_kernel_takes_what_it_can_and_numpy_the_rest(compiled_only):
+    q, k, k_hat = draw(16)
+    attention.attention_kl(q, k, k_hat)
+    # Control: a row with a huge error is numpy's, and so is one that overflows.
+    with pytest.raises(AssertionError, match="numpy was asked"):
+        attention.attention_kl(q, k, k + 1e4 * (np.arange(40) == 7)[:, None])
+    for size in (1e160, 1e300):
+        with pytest.raises(AssertionError, match="numpy was asked"), np.errstate(all="ignore"):
+            attention.attention_kl(size * q, size * k, size * k_hat)
+
+
+@pytest.mark.parametrize(
+    "size", [-2.0, -0.4, -1e-3, -1e-9, 1e-9, 1e-3, 0.09, 0.11, 0.4, 2.0, 300.0]
+)
+def test_one_error_in_closed_form(size, compiled_only):
+    # Uniform p over N keys, one error: KL = log(1 + (e^s - 1)/N) - s/N, without cancellation.
+    for tokens in (2, 5, 16, 33):
+        k = np.zeros((tokens, 1))
+        k_hat = k.copy()
+        k_hat[-1] = size
+        kl = attention.attention_kl(np.ones((1, 1)), k, k_hat, scale=1.0)
+        x, n = np.longdouble(size), np.longdouble(tokens)
+        expected = np.log1p(np.expm1(x) / n) - x / n
+        if abs(size) < 0.01:  # its own Taylor series, as the difference cancels
+            w = 1 / n
+            expected = w * (1 - w) * (x**2 / 2 + (1 - 2 * w) * x**3 / 6)
+        assert kl[0] == pytest.approx(float(expected), rel=1e-6 if abs(size) < 0.01 else 1e-12)
+
+
+def test_a_vanishing_weight_is_zero_and_not_garbage(compiled_only):
+    # Logits 0 and -x: p = e^-x down to where float64 has no normal number left.
+    for x in (1.0, 40.0, 700.0, 707.9, 708.1, 746.0, 1e6, 1e300):
+        kl = attention.attention_kl(
+            np.ones((1, 1)), np.array([[0.0], [-x]]), np.array([[1.0], [-x]]), scale=1.0
+        )
+        p = 1 / (1 + np.exp(np.longdouble(min(x, 1e4))))
+        expected = float(np.log1p(p * np.expm1(np.longdouble(-1))) + p)
+        if x <= 700:
+            assert kl[0] == pytest.approx(expected, rel=1e-12, abs=0)
+        assert abs(kl[0] - expected) < 1e-13 * expected + 1e-307
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (), (40,)])
+@pytest.mark.parametrize("function", ["attention_kl", "attention_output"])
+def test_threads_change_nothing(shape, function, monkeypatch):
+    rng = np.random.default_rng(17)
+    q, k, k_hat = (rng.standard_normal((*shape, n, 16)) for n in (30, 50, 50))
+    whom = set()
+    genuine = attention._take
+
+    def take(*args):
+        whom.add(threading.get_ident())
+        return genuine(*args)
+
+    monkeypatch.setattr(attention, "_take", take)
+    for causal in (False, True):
+        results = []
+        for threads in ("1", "2", "5"):
+            monkeypatch.setenv("KVLIB_NUM_THREADS", threads)
+            whom.clear()
+            results.append(
+                getattr(attention, function)(q, k, k_hat, causal=causal, block_bytes=20_000)
+            )
+            assert (len(whom) == 1) == (threads == "1")  # the threads are there
+        np.testing.assert_array_equal(results[0], results[1])
+        np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
+    monkeypatch.setenv("KVLIB_NUM_THREADS", "3")
+    q = np.full((50, 2, 8), 1e200)
+    with pytest.raises(ValueError, match="beyond the range of float64"):
+        attention.attention_output(q, q, q, block_bytes=1)
 
 
 # Refusals --------------------------------------------------------------------------------------
