@@ -11,8 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import solve_banded
-from scipy.optimize import minimize_scalar
 
 from kvlib import sphere
 from kvlib._validation import FloatArray, as_finite, check_bits, check_dim, check_int
@@ -199,6 +197,8 @@ def _positive_half(levels: FloatArray, dim: int) -> tuple[FloatArray, FloatArray
 
 def _newton_step(levels: FloatArray, dim: int) -> FloatArray:
     """Newton step for level_i = centroid_i, whose Jacobian is tridiagonal."""
+    from scipy.linalg import solve_banded  # 0.1 s, spared whoever solves nothing
+
     edges, probability, residual = _positive_half(levels, dim)
     inner = edges[1:-1]
     centroid = levels - residual
@@ -240,6 +240,8 @@ def _solve_lloyd_max(levels: FloatArray, dim: int) -> FloatArray:
 @lru_cache(maxsize=512, typed=True)
 def uniform(dim: int, bits: int) -> Codebook:
     """Equally spaced levels, symmetric about zero, with the step of least MSE for the law."""
+    from scipy.optimize import minimize_scalar  # 0.3 s, spared whoever minimises nothing
+
     d, n = check_dim(dim), check_bits(bits)
     if n == 0:
         return Codebook(d, 0, np.zeros(1), "uniform")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.linalg import hadamard
 
 from kvlib._validation import (
     FloatArray,
@@ -33,9 +32,12 @@ _SIGN_STREAM, _HAAR_STREAM = 1, 2
 
 @lru_cache(maxsize=16)
 def _hadamard_factor(size: int) -> FloatArray:
-    factor = hadamard(size, dtype=np.float64) / np.sqrt(size)
+    factor = np.ones((1, 1))
+    while len(factor) < size:  # Sylvester's doubling
+        factor = np.block([[factor, factor], [factor, -factor]])
+    factor /= np.sqrt(size)
     factor.setflags(write=False)
-    return np.asarray(factor)
+    return factor
 
 
 def walsh_hadamard(x: FloatArray) -> FloatArray:

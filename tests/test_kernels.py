@@ -454,18 +454,33 @@ import sys, time
 start = time.perf_counter()
 import kvlib
 elapsed = time.perf_counter() - start
-from kvlib import schemes
+from kvlib import attention, caches, metrics, schemes, sweeps
 import numpy as np
-schemes.Quantizer(3).encode(np.ones((2, 8))).decode()
-assert "numba" not in sys.modules, "imported too early"
-schemes.Quantizer(3).encode(np.ones((2, 8), np.float32))
-assert "numba" in sys.modules, "the check above is blind"
+
+def loaded(*names):
+    return [name for name in names if name in sys.modules]
+
+assert not loaded(
+    "numba", "pandas", "pyarrow", "joblib", "distributed", "tqdm", "threadpoolctl",
+    "matplotlib", "scipy.linalg", "scipy.optimize", "scipy.stats", "scipy.integrate",
+), "imported for nothing"
+x = np.ones((2, 8))
+schemes.Quantizer(3).encode(x).decode()
+attention.attention_output(x, x, x)
+assert not loaded("numba"), "imported too early"
+{first_use}
+assert loaded("numba"), "the check above is blind"
 assert elapsed < 0.3, elapsed
 """
 
 
-def test_numba_is_imported_when_first_used():
-    subprocess.run([sys.executable, "-c", IMPORTS], check=True, timeout=120)
+@pytest.mark.parametrize(
+    "first_use",
+    ["schemes.Quantizer(3).encode(x.astype(np.float32))", "attention.attention_kl(x, x, x)"],
+)
+def test_numba_is_imported_when_first_used(first_use):
+    code = IMPORTS.format(first_use=first_use)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_kernels_release_the_lock_and_are_cached():
