@@ -1,0 +1,563 @@
+"""Negative controls: every verdict says NOT SUPPORTED where its claim is false, and the reverse.
+
+For each claim there are two worlds: one made so that every check of the claim should hold, one so
+that every check should fail. Each goes through the page's own code, from the samples on to the
+verdict (see `pagecode`). A rule that could not say one of the two would be no rule.
+"""
+
+import ast
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pagecode
+import pytest
+from pagecode import altered, judge
+
+from kvlib import caches, claims, codebooks, inference, schemes, sphere, theory
+
+# Claims that the committed chapters judge and that have no control.
+WITHOUT_CONTROL = set()
+# Checks that hold in the false world: that the set is never found and that Gaussian rows find it
+# exclude each other.
+EXEMPT = {"T10": "control, Gaussian sketch: settings with {2,3,5}"}
+WORLDS = {}
+HOLDS, FAILS = True, False
+
+
+def control(*names):
+    """Register a function that makes the two worlds of a claim: it is told which."""
+
+    def register(make):
+        WORLDS.update(dict.fromkeys(names, make))
+        return make
+
+    return register
+
+
+def about(value, count=24, spread=1e-3):
+    """Measurements that scatter around a value by a thousandth."""
+    return value * (1 + spread * np.random.default_rng(11).standard_normal(count))
+
+
+def around(value, count=24):
+    """The interval of such measurements."""
+    return inference.mean_interval(about(value, count))
+
+
+# ------------------------------------------------------------------------- chapter 1
+
+
+@control("T18")
+def accuracy(holds):
+    """Errors of the two ways to compute a KL, by size of the KL and of a common error."""
+    targets = np.array([1e-12, 1e-9, 1e-8, 1e-7, 3e-7, 1e-6, 1e-4, 1e-2, 1.0])
+    rows = np.random.default_rng(1).uniform(0.8, 1.2, (24, targets.size + 4))
+    good = rows * 1e-13
+    # A log-softmax whose error is one millionth, absolute; or one that is worse at large KL.
+    floor = (
+        np.concatenate([1e-6 / targets if holds else targets, np.ones(4)])
+        * rows
+        * (1 if holds else 2)
+    )
+    return {
+        "off": {"shifted": good if holds else rows, "float32 log-softmax": floor},
+        "negative": about(0.45 if holds else 0.02),
+        "cases": [None] * 24,
+    }
+
+
+# ------------------------------------------------------------------------- chapter 2
+
+
+def unrotated(count, dim):
+    """Matrices that rotate nothing."""
+    return np.broadcast_to(np.eye(dim), (count, dim, dim))
+
+
+def one_hot(count, dim):
+    """The vectors farthest from uniform."""
+    return np.eye(dim)[np.arange(count) % dim]
+
+
+@control("T01")
+def coordinate_law(holds):
+    """Unit vectors that are uniform, or coordinates of another law and another size."""
+    rng = np.random.default_rng(2)
+    page = sphere
+    haar = {d: sphere.sample(2**21 // d, d, rng=rng).reshape(8, -1, d) for d in (2, 8, 128, 1024)}
+    if not holds:
+        page = altered(
+            sphere,
+            sample=lambda count, d, rng: 1.2 * sphere.sample(count, d, rng=rng),
+            coordinate_cdf=lambda x, d: sphere.coordinate_cdf(x, d // 2),
+        )
+        haar = {d: 1.2 * directions for d, directions in haar.items()}
+    return {"sphere": page, "haar": haar}
+
+
+@control("C01")
+def histograms(holds):
+    """Every family uniform, or every family one-hot; the law's distance to the normal likewise."""
+
+    def draw(family, count, dim, rng):
+        return sphere.sample(count, dim, rng=rng) if holds else one_hot(count, dim)
+
+    return {
+        "caches": altered(caches, draw=draw),
+        "haar": {d: unrotated(2, d) for d in (2, 8, 128, 1024)},
+        "gap": 0.14 if holds else 140.0,
+        "coordinates": 2**14,
+        "rotations": 6,
+        "compared": 2,
+    }
+
+
+@control("C02")
+def hidden_rank(holds):
+    """Rank 1 that shows at d = 8 and nowhere else, or everywhere else."""
+
+    def draw(family, count, dim, rng):
+        shows = holds == (dim == 8)
+        return one_hot(count, dim) if shows else sphere.sample(count, dim, rng=rng)
+
+    return {
+        "caches": altered(caches, draw=draw),
+        "haar": {d: unrotated(2, d) for d in (2, 8, 128, 1024)},
+        "coordinates": 2**14,
+        "rotations": 6,
+        "compared": 2,
+        "null_draws": 40,
+    }
+
+
+@control("T02")
+def rounds(holds):
+    """A Hadamard round that leaves a lattice and further ones that repair it, or the reverse."""
+    page = {"1 round": 3.0 if holds else 1.0, "Haar": 1.0 if holds else 3.0}
+    later = 1.0 if holds else 3.0
+    names, dims = ("one-hot", "spike", "ν=1.05", "ν=3"), (8, 64, 128, 1024)
+    turns = ("1 round", "2 rounds", "3 rounds", "Haar")
+    before = {"spike": 128 * (0.99**2 + 3 * 0.01**2 / 129)}
+    before |= {f"ν={nu:g}": theory.student_t_kurtosis(nu, 128) for nu in (1.05, 3)}
+    after = {name: theory.hadamard_kurtosis(kurtosis, 128) for name, kurtosis in before.items()}
+    return {
+        "ratio": {
+            (n, d, t): around(page.get(t, later)) for n in names for d in dims for t in turns
+        },
+        "kurtosis": {
+            (n, 128, "1 round"): around(k if holds else 0.8 * k) for n, k in after.items()
+        },
+        "off": 0.0 if holds else 0.1,
+    }
+
+
+# ------------------------------------------------------------------------- chapter 3
+
+PRINTED = dict(enumerate([0.36089, 0.11600, 0.03397, 0.00931, 0.00245, 0.00063], start=1))
+MAX_1960 = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497, 5: 0.002499}
+
+
+@control("T03")
+def distortions(holds):
+    """The constants as they are printed, or all of them a tenth larger."""
+    off = 1.0 if holds else 1.1
+    limit = MAX_1960 | {n: theory.GAUSSIAN_PANTER_DITE / 4**n for n in (7, 8)}
+    return {
+        "distortion": {(128, n): off * value for n, value in PRINTED.items()},
+        "limit": {n: off * value for n, value in limit.items()},
+        "scaled": [1.1, 2.5] if holds else [0.5, 3.0],
+        "D": PRINTED,
+        "samples": {("mse", n): about(off * value) for n, value in PRINTED.items()},
+    }
+
+
+@control("T04")
+def shrinkage(holds):
+    """Vectors that shrink by 1 - D, with the direction errors that follow, or by something else."""
+    off = 1.0 if holds else 1.1
+    corrected = {n: (1 - math.sqrt(1 - D), 0.0, D / (1 - D)) for n, D in PRINTED.items()}
+    samples = {}
+    for n, D in PRINTED.items():
+        first = {r: theory.direction_error_of(D, r) for r in ("angle", "chord")}
+        exact = {"alignment": 1 - D, "slope": 1 - D, "unbiased slope": 1.0}
+        exact |= first | {"one-minus-cosine": corrected[n][0], "unbiased mse": corrected[n][2]}
+        found = {name: off * about(value, spread=1e-4) for name, value in exact.items()}
+        found |= {"mse": about(D, spread=1e-4), "part mse": about(D, spread=1e-4)}
+        found["unbiased miss"] = [2**-12 if holds else 0.1]
+        samples |= {(name, n): values for name, values in found.items()}
+    return {"D": PRINTED, "corrected": corrected, "samples": samples}
+
+
+# ------------------------------------------------------------------------- chapter 4
+
+
+def sketch_columns(kind, dim, count, stream, rows=None):
+    """What `repeat` returns for sketches that obey the formulas exactly."""
+    rng, m = np.random.default_rng(stream), rows or dim
+    z = rng.standard_normal((4, count))
+    plain = [1 + math.sqrt(2 / m) * z[2], math.sqrt(1 / m) * z[3]]
+    if kind == "gaussian":
+        spread = [math.sqrt((math.pi / 2 - rho) / m) for rho in (1, 0)]
+        error = theory.gaussian_sketch_error(dim, m)
+    else:
+        spread = [math.sqrt(theory.orthogonal_sketch_variance(rho, dim)) for rho in (1.0, 0.0)]
+        error = theory.orthogonal_sketch_error(dim)
+    columns = np.array([1 + spread[0] * z[0], spread[1] * z[1], *plain])
+    errors = [about(error), about(theory.mmse_error(error))]
+    return columns if kind == "gaussian" else columns[:2], np.array(errors)
+
+
+def broken_columns(kind, dim, count, stream, rows=None):
+    """Sketches with a wrong scale, a variance that knows no angle and few, large errors."""
+    columns, errors = sketch_columns(kind, dim, count, stream, rows)
+    m = rows or dim
+    variance = math.pi / 2 / m
+    size = max(0.15, 1.01 * math.sqrt(variance))
+    share = variance / size**2
+    values, odds = [-size, 0.0, size], [share / 2, 1 - share, share / 2]
+    signs = np.random.default_rng(stream).choice(values, p=odds, size=(2, count))
+    columns = np.array([1.3 + signs[0], signs[1], *columns[2:]])
+    if kind == "gaussian":
+        columns[2:] = (columns[2:] - [[1], [0]]) / math.sqrt(2) + [[1.3], [0]]
+    return columns, 1.5 * errors
+
+
+@control("T05", "T06")
+def gaussian_sketch(holds):
+    """A sketch that obeys the formulas, or one that breaks each of them."""
+    return {"repeat": sketch_columns if holds else broken_columns}
+
+
+@control("T07")
+def orthogonal_sketch(holds):
+    """The same for orthogonal rows, with the gain of one residual and the controls' counts."""
+    page = {"repeat": sketch_columns if holds else broken_columns}
+    gain = np.full(6, 1.0 if holds else 1.25)
+    page["gains"] = {
+        kind: [gain * x for x in about(1.0)] for kind in ("haar", "hadamard", "gaussian")
+    }
+    page["same_vectors"] = 0.0 if holds else 0.1
+    if not holds:
+        page |= {"wrong_factor": lambda d: 1.0, "wrong_count": 72, "dead_count": 72}
+    return page
+
+
+def penalties(sketch, dim, bits):
+    """Equal-budget penalty from the closed forms."""
+    c = {"gaussian": theory.gaussian_sketch_error(dim)}
+    c["orthogonal"] = theory.orthogonal_sketch_error(dim)
+    c["orthogonal mmse"] = theory.mmse_error(c["orthogonal"])
+    coarse, fine = (codebooks.lloyd_max(dim, n).distortion for n in (bits - 1, bits))
+    return theory.equal_budget_penalty(c[sketch], coarse, fine)
+
+
+@control("T08")
+def equal_budget(holds):
+    """Errors in the ratio that is derived, or off by a tenth."""
+    off = 1.0 if holds else 1.1
+    kinds = {"gaussian": "gaussian", "haar": "orthogonal", "hadamard": "orthogonal"}
+    kinds["hadamard mmse"] = "orthogonal mmse"
+    draws = []
+    for noise in about(1.0):
+        found = {("plain", n): 1.0 for n in range(2, 7)}
+        for kind, sketch in kinds.items():
+            found |= {(kind, n): off * noise * penalties(sketch, 128, n) for n in range(2, 7)}
+        found["gaussian mmse", 4] = 1.0
+        draws.append(found)
+    sketches = ("gaussian", "orthogonal", "orthogonal mmse")
+    limits = {name: off * limit for name, limit in theory.HIGH_RATE_PENALTY.items()}
+    return {
+        "geometric": draws,
+        "TRIAL": {s: [off * penalties(s, 128, n) for n in range(2, 7)] for s in sketches},
+        "theory": altered(theory, HIGH_RATE_PENALTY=limits),
+    }
+
+
+@control("C05")
+def inflation(holds):
+    """An inflation of pi/2 in every reading of the claim, or of none."""
+    times = math.pi / 2 if holds else 1.0
+    z = np.random.default_rng(3).standard_normal((4, 200_000))
+    columns = np.sqrt([[times], [times], [1.0], [1.0]]) * z
+    key = {"plain": 1.0, "gaussian": times, "hadamard": times}
+    draws = [{(k, n): e * x for k, e in key.items() for n in (3, 4)} for x in about(1.0)]
+    noise = about(1.0)
+    for draw, x in zip(draws, noise, strict=True):
+        draw["plain", 3] = draw["plain", 4] = x * (1 + 1e-3 * math.sin(1e6 * x))
+    return {"gaussian_columns": columns, "haar_columns": columns[:2], "product": draws}
+
+
+@control("C06")
+def two_pi(holds):
+    """Errors of inner products in the ratio 2 pi, or 2."""
+    times = 2 * math.pi if holds else 2.0
+    kinds = {"plain": 1.0, "gaussian": times, "hadamard": times}
+    draws = []
+    for x in about(1.0):
+        draws.append(
+            {(k, n): e * (1 if k == "plain" else x) for k, e in kinds.items() for n in (4, 5, 6)}
+        )
+    return {"product": draws}
+
+
+# ------------------------------------------------------------------------- chapter 5
+
+
+@control("T11")
+def first_order(holds):
+    """KL and logit variances as predicted, or half as large."""
+    off = 1.0 if holds else 0.5
+    arms = ("KQV", "QKQV, Gaussian", "QKQV, orthogonal")
+    return {
+        "iid_ratio": about(off),
+        "without_factor": about(0.7 if holds else 1.0),
+        "variance_ratio": {arm: about(off) for arm in arms},
+        "kl_ratio": {arm: about(off) for arm in arms},
+    }
+
+
+@control("T12")
+def second_order(holds):
+    """KL with the fourth-order term as derived, or with the sign of a shorter condition."""
+    rng = np.random.default_rng(4)
+    p = rng.dirichlet(np.full(64, 0.05), size=400)
+    S2, S3 = (p**2).sum(axis=1), (p**3).sum(axis=1)
+    coefficient = theory.second_order_coefficient(S2, S3)
+    error = np.full(400, 1e-4 * np.abs(coefficient).min())
+    quadrature = coefficient if holds else 1.5 * np.abs(coefficient) * np.sign(4 * S3 - S2)
+    true = theory.second_order_coefficient(
+        *(np.sum(np.r_[0.9, np.full(9, 0.1 / 9)] ** r) for r in (2, 3))
+    )
+    return {
+        "panel": list(p),
+        "S2": S2,
+        "S3": S3,
+        "quadrature": quadrature,
+        "measured": quadrature + (1 if holds else 3) * error * rng.standard_normal(400),
+        "error": error,
+        "found": 0 if holds else 7,
+        "excess": lambda *arguments: (true if holds else 2 * true, 1e-4),
+    }
+
+
+@control("T13")
+def peaked(holds):
+    """Rows that obey the peaked law and freeze, or that do neither and break the bound."""
+
+    def peaked_kl(p, s, g):
+        law = theory.peaked_kl(s, 1 - p[0])
+        return (law if holds else 0.5 * s) * (1 + 1e-3 * np.sin(np.arange(len(g))))
+
+    def uniform_kl(p, delta):
+        s = float(np.mean(delta**2))
+        grows = s < 2 * math.log(4096)
+        power = (1.0 if grows else 2 / 3) if holds else (0.5 if grows else 1.0)
+        return s**power * (1 + 1e-3 * np.sin(np.arange(len(delta))))
+
+    return {
+        "above": 0 if holds else 5,
+        "above_half": 50 if holds else 5,
+        "weighted_kl": peaked_kl,
+        "kl_of_errors": uniform_kl,
+    }
+
+
+@control("T14")
+def common_errors(holds):
+    """KL as predicted with the radial gain, or twice that, and a softmax that sees all errors."""
+    off = 1.0 if holds else 2.0
+    families = [caches.GAUSSIAN, caches.student_t(3), caches.low_rank(4), caches.common_mean(0.5)]
+    draws = np.ones((24, 3, 4, 4)) * about(1.0)[:, None, None, None]
+    draws[:, :, 0] = off
+    # KL, predicted alone, without and with the radial gain; logit variance.
+    heads = np.ones((24, 7, 5)) * about(1.0)[:, None, None]
+    heads[..., 0], heads[..., 4] = off, 0.01
+    heads[:, 2, 2] *= 0.8 if holds else 2.0
+    return {
+        "common_change": 1e-9 if holds else 0.1,
+        "half_change": around(0.9 if holds else 0.1),
+        "temperature": {(4, scale): (about(off), None) for scale in (1, 2, 4)},
+        "synthetic": {(f.label, d): draws for f in families for d in (64, 128)},
+        "heads": heads,
+    }
+
+
+@control("C07")
+def amplification(holds):
+    """Rows that are all amplified superlinearly, or half of them decided and all sublinear."""
+    decided = np.arange(400) % 2 == 0
+    return {
+        "panel": [None] * 400,
+        "superlinear": np.arange(400) % 4 < 2,
+        "measured": np.full(400, 1.0) if holds else np.where(decided, -1.0, 0.0),
+        "error": np.full(400, 0.1),
+        "head_exponent": about(1.2 if holds else 0.9),
+    }
+
+
+@control("C12")
+def keys_only(holds):
+    """A KL that depends on keys alone and orders all else, or one that values leak into."""
+    rng = np.random.default_rng(5)
+
+    def named(name, bits, **options):
+        if options:
+            return schemes.named(name, bits, **options)
+        noise = 0.1 if holds and name == "QKQV" else 0.05
+
+        def encode(k, v, seed):
+            leak = 0.0 if holds else 0.01 * v
+            error = noise * np.random.default_rng(seed).standard_normal(k.shape)
+            return SimpleNamespace(decode=lambda: (k + error + leak, v))
+
+        return SimpleNamespace(encode=encode)
+
+    size = rng.uniform(1, 2, (6, 80, 1, 1)) * np.ones((6, 80, 4, 4))
+    scale = np.array([0.5, 1, 2, 4]) ** 2 if holds else np.ones(4)
+    bridge = size * scale * rng.uniform(0.999, 1.001, (6, 80, 4, 4))
+    if not holds:
+        bridge = rng.uniform(1, 2, (6, 80, 4, 4))
+    return {
+        "schemes": altered(schemes, named=named),
+        "bridge": bridge,
+        "BRIDGE_DRAWS": 0,
+        "NAMES": (),
+    }
+
+
+# ------------------------------------------------------------------------- chapter 6
+
+
+@control("T09")
+def no_crossover(holds):
+    """Cells that one more bit improves enough, and ratios as derived; or neither."""
+    worst = SimpleNamespace(worst=0.9 if holds else 1.2)
+
+    def ratio(dim, bits, sketch, rng):
+        kind = {"gaussian": "gaussian"}.get(sketch[0], "orthogonal")
+        kind += " mmse" * (sketch[1] == "mmse")
+        return around((1 if holds else 1.5) * penalties(kind, dim, bits))
+
+    return {
+        "single": [worst],
+        "beyond": worst,
+        "isotropic_ratio": ratio,
+        "equal_bytes": 3.0 if holds else 0.5,
+    }
+
+
+@control("C10")
+def crossover(holds):
+    """Sketched keys ahead exactly at n = 2, 3 and 5, or behind at every budget."""
+    ahead = np.array([0.8, 0.8, 1.2, 0.8, 1.2]) if holds else np.full(5, 2.0)
+    shape = (24, 5, 4, 12)
+    noise = about(1.0)[:, None, None, None] * np.ones(shape)
+    sketches = [(k, s) for k in ("gaussian", "haar", "hadamard") for s in ("unbiased", "mmse")]
+    sketched = dict.fromkeys(sketches, noise * ahead[:, None, None])
+    return {"cells": sketched | {"KQV": np.ones(shape)}}
+
+
+@control("T10")
+def artefact(holds):
+    """Damaged codebooks that give the published set, or none of them but all the intact ones."""
+    published = (2, 3, 5)
+    found = published if holds else ()
+    hit = (256, 14, "[−1, 1]", 100, "MMSE", published, 0.5)
+    return {
+        "trial": {total: [found] * 80 for total in (100, 300)},
+        "samples": 80,
+        "hits": [hit] * (3 if holds else 0),
+        "agreement": [holds] * 48,
+        "matching": [12 if holds else 0] * 4,
+        "converged": 0 if holds else 3,
+        "law_records": {0: () if holds else published},
+    }
+
+
+@control("C11")
+def binding(holds):
+    """A condition that binds at n = 4 alone, or never."""
+    share = np.array([0.1, 0.1, 0.9, 0.1, 0.1]) if holds else np.full(5, 0.5)
+    draws = about(1.0)[:, None, None] * share[:, None] * np.ones((24, 5, 6))
+    return {
+        "synthetic": dict.fromkeys(("exact", "KQV", "QKQV"), draws),
+        "captured": about(1.0)[:, None] * share,
+    }
+
+
+# -------------------------------------------------------------------------- the tests
+
+JUDGED = sorted(pagecode.verdict_cells())
+CONTROLLED = [name for name in JUDGED if name not in WITHOUT_CONTROL]
+
+
+def test_every_verdict_has_a_control():
+    assert set(WORLDS) == set(CONTROLLED)
+    assert set(WITHOUT_CONTROL) <= set(claims.CLAIMS)
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+@pytest.mark.parametrize("holds", [HOLDS, FAILS], ids=["true", "false"])
+def test_verdict_follows_the_world(name, holds):
+    verdict = judge(name, **WORLDS[name](holds))
+    wanted = "SUPPORTED" if holds else "NOT SUPPORTED"
+    other = [c.prediction.label for c in verdict.checks if c.verdict != wanted]
+    exempt = [EXEMPT[name]] if name in EXEMPT and not holds else []
+    assert other == exempt, verdict
+    assert verdict.verdict == ("PARTIAL" if exempt else wanted)
+
+
+def test_the_exempt_check_can_fail():
+    world = artefact(HOLDS)
+    world["hits"] = [(*hit[:4], "Gaussian", *hit[5:]) for hit in world["hits"]]
+    failed = [c.prediction.label for c in judge("T10", **world).checks if c.verdict != "SUPPORTED"]
+    assert failed == [EXEMPT["T10"]]
+
+
+def test_a_control_must_speak_of_what_the_page_uses():
+    with pytest.raises(AssertionError, match="does not bind \\['gone'\\]"):
+        judge("C11", gone=1)
+
+
+# ------------------------------------------------------------- the code that runs the pages
+
+
+def test_undoctored_code_reaches_the_committed_verdict():
+    path, index = pagecode.verdict_cells()["T12"]
+    (output,) = pagecode.cells(path)[index]["outputs"]
+    assert judge("T12").record() == output["data"][claims.MIME_TYPE]
+
+
+PAGE = """\
+import math
+scale = 2
+def area(r):
+    return scale * math.pi * r
+log, other = [], []
+for found, x in ((log, 1), (other, 2)):
+    found.append(area(x))
+rng = 1
+rng = 2
+total = sum(log)
+total += rng
+seen = [rng for rng in log]
+for log_of in range(3):
+    aside = log_of
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "lines"),
+    [
+        ({"total"}, set(), [0, 1, 2, 3, 4, 6, 7, 8]),
+        ({"total"}, {"log"}, [6, 7, 8]),
+        ({"total"}, {"log", "rng"}, [7, 8]),
+        ({"seen"}, {"area"}, [3, 4, 9]),
+        ({"area"}, set(), [0, 1, 2]),
+        ({"aside"}, set(), [10]),
+    ],
+)
+def test_only_what_a_name_needs_is_run(wanted, given, lines):
+    body = ast.parse(PAGE).body
+    assert [body.index(node) for node in pagecode.needed(body, wanted, given)] == lines
