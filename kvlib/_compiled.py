@@ -353,9 +353,13 @@ def _add_sketch(
 
 
 def decode(
-    stored: Stored, codebook: Codebook, rotation: Rotation, sketch: SignSketch | None
+    stored: Stored,
+    codebook: Codebook,
+    rotation: Rotation,
+    sketch: SignSketch | None,
+    out: FloatArray | None = None,
 ) -> FloatArray | None:
-    """Reconstruct float32 vectors, or None if numpy must."""
+    """Reconstruct float32 vectors, in ``out`` if it is contiguous; None if numpy must."""
     signs = _sign_rows(rotation)
     compiled = _runtime.kernels("_kernels")
     if compiled is None or signs is None or (codebook.bits == 0 and sketch is None):
@@ -364,21 +368,21 @@ def decode(
     flat = _flat(stored, dim, codebook.bits, sketch is not None)
     if flat is None or (sketch is not None and sketch.dim > _MOST_DIM):
         return None
-    x_hat = np.empty((flat.codes.shape[0], dim), dtype=np.float32)
+    if out is None or not (out.flags.c_contiguous and out.flags.aligned):
+        out = np.empty((*leading, dim), dtype=np.float32)
 
-    def work(block: _Block) -> bool:
-        where, out = block
+    def work(block: _Block) -> None:
+        where, x_hat = block
         buffers = _Buffers.of(dim)
         if codebook.bits:
-            _decode_scalar(compiled, flat, where, codebook, signs, buffers, out)
+            _decode_scalar(compiled, flat, where, codebook, signs, buffers, x_hat)
         else:
-            out[:] = 0
+            x_hat[:] = 0
         if sketch is not None:
-            _add_sketch(compiled, flat, where, sketch, buffers, out)
-        return True
+            _add_sketch(compiled, flat, where, sketch, buffers, x_hat)
 
-    _runtime.run(work, _blocks(x_hat))
-    return x_hat.reshape(*leading, dim)
+    _runtime.run(work, _blocks(out))
+    return out
 
 
 def _flat(stored: Stored, dim: int, bits: int, sketched: bool) -> Stored | None:

@@ -23,6 +23,7 @@ coordinate costs n bits: an n-bit code, or an (n-1)-bit code and one sketched si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -296,15 +297,36 @@ class Encoded:
             self.quantizer, self.seed, self.dim, self.dtype, self.codes, self.scales, signs, norms
         )
 
-    def decode(self) -> FloatArray:
-        """Reconstruct the vectors, shape (..., tokens, d), float32 or float64 as computed."""
-        x_hat = self._decode_deviations()
+    def decode(self, *, out: FloatArray | None = None) -> FloatArray:
+        """Reconstruct the vectors, shape (..., tokens, d), float32 or float64 as computed.
+
+        Parameters
+        ----------
+        out : array, optional
+            Where to write them, of that shape and dtype (float32 unless float64 was encoded), and
+            what is returned then. Fresh memory costs about as much as decoding: whoever decodes
+            again and again spares it.
+        """
+        if out is not None:
+            self._check_out(out)
+        x_hat = self._decode_deviations(out)
         if self.mean is not None:
             x_hat += self.mean.astype(x_hat.dtype)
-        return x_hat
+        if out is None or x_hat is out:
+            return x_hat
+        out[...] = x_hat
+        return out
 
-    def _decode_deviations(self) -> FloatArray:
-        """Decode all but the mean, into an array of its own."""
+    def _check_out(self, out: FloatArray) -> None:
+        if out.shape != self.shape or out.dtype != self.dtype or not out.flags.writeable:
+            writeable = "" if out.flags.writeable else "read-only "
+            raise ValueError(
+                f"out must be a writeable {self.dtype} array of shape {self.shape}, got a "
+                f"{writeable}{out.dtype} array of shape {out.shape}"
+            )
+
+    def _decode_deviations(self, out: FloatArray | None) -> FloatArray:
+        """Decode all but the mean, into ``out`` or an array of its own."""
         sketch = self.quantizer.sketch_for(self.dim, seed=self.seed)
         if self.dtype == "float32":
             compiled = _compiled.decode(
@@ -312,6 +334,7 @@ class Encoded:
                 self.quantizer.codebook_for(self.dim),
                 self.quantizer.rotation_for(self.dim, seed=self.seed),
                 sketch,
+                out,
             )
             if compiled is not None:
                 return compiled
@@ -363,8 +386,10 @@ def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> Float
     """
     with np.errstate(over="ignore", under="ignore"):
         stored = numbers.astype(dtype)
-    too_small = stored < np.finfo(dtype).smallest_normal
-    if not np.isfinite(stored).all() or (not any_small and too_small.any()):
+        # Rounding keeps order (and NaN), so that the extremes speak for all.
+        low, high = np.array([numbers.min(), numbers.max()]).astype(dtype).tolist()
+    too_small = not any_small and low < np.finfo(dtype).smallest_normal
+    if too_small or not (math.isfinite(low) and math.isfinite(high)):
         raise _cannot_hold("per-vector scales", numbers, dtype)
     return stored
 

@@ -11,13 +11,14 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import oracle
 import pytest
 from scipy.linalg import hadamard
 
-from kvlib import _compiled, _runtime, codebooks, packing
+from kvlib import _compiled, _runtime, attention, codebooks, packing
 from kvlib.codebooks import Codebook
 from kvlib.schemes import Quantizer
 
@@ -125,9 +126,9 @@ def test_the_comparison_finds_a_wrong_code_and_a_moved_edge():
 @pytest.mark.parametrize("rotation", ["none", "hadamard"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_rows_are_the_oracles(rotation, bits):
-    for dim in (2, 4, 16, 64):
+    for dim in POWERS:
         quantizer = Quantizer(bits, rotation, side_dtype="float32")
-        x = gaussian(3, dim, seed=bits)
+        x = gaussian(2, dim, seed=bits)
         encoded, levels = quantizer.encode(x, seed=3), codebooks.lloyd_max(dim, bits).levels
         matrix = quantizer.rotation_for(dim, seed=3).matrix()
         near_edge = gaps(quantizer, x, 3) < NEAR
@@ -196,6 +197,34 @@ def test_decoded_vectors_are_numpys(bits, numpy_only):
                 np.testing.assert_array_equal(fast, slow)
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("sketch", [None, "hadamard", "gaussian"])
+def test_decoding_into_an_array(sketch, center, numpy_only):
+    encoded = Quantizer(3, sketch=sketch, center=center).encode(gaussian(4, 6, 32) + 1, seed=2)
+    expected = encoded.decode()
+    strided = np.full((4, 6, 64), np.nan, dtype=np.float32)[..., ::2]
+    unaligned = np.zeros(4 * expected.size + 1, dtype=np.uint8)[1:].view(np.float32)
+    for out in (np.full((4, 6, 32), np.nan, np.float32), strided, unaligned.reshape(4, 6, 32)):
+        assert encoded.decode(out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        out[...] = np.nan
+        assert numpy_only(encoded.decode, out=out) is out
+        np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_what_cannot_be_decoded_into_is_refused():
+    encoded = Quantizer(3).encode(gaussian(4, 6, 32))
+    locked = np.zeros((4, 6, 32), np.float32)
+    locked.setflags(write=False)
+    for out, got in (
+        (np.zeros((4, 6, 32)), "a float64 array of shape"),
+        (np.zeros((6, 4, 32), np.float32), r"a float32 array of shape \(6, 4, 32\)"),
+        (locked, "a read-only float32 array"),
+    ):
+        with pytest.raises(ValueError, match=f"out must be a writeable float32 .* got {got}"):
+            encoded.decode(out=out)
+
+
 # --- Sketches ---------------------------------------------------------------------------------
 
 
@@ -255,6 +284,75 @@ def test_threads_change_nothing(sketch, rows, monkeypatch):
         whole = quantizer.encode(x, seed=1)
         assert_same_bytes(first, whole)
         np.testing.assert_array_equal(first.decode(), whole.decode())
+
+
+@pytest.mark.parametrize("sketch", [None, "hadamard"])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_way_in_gives_the_same_bytes(bits, sketch, monkeypatch):
+    quantizer = Quantizer(bits, sketch=sketch)
+    for dim in POWERS:
+        x = gaussian(3, 37, dim, seed=dim).astype(np.float16)
+        wide = x.astype(np.float32)
+        expected = quantizer.encode(wide, seed=5)
+        apart = np.ascontiguousarray(wide.transpose(1, 0, 2)).transpose(1, 0, 2)
+        every_other = np.repeat(wide, 2, axis=-1)[..., ::2]
+        monkeypatch.setattr(_compiled, "_BLOCK", 7 * dim)
+        for threads in ("1", "2"):
+            monkeypatch.setenv("KVLIB_NUM_THREADS", threads)
+            for other in (x, wide, apart, every_other):
+                encoded = quantizer.encode(other, seed=5)
+                assert_same_bytes(encoded, expected)
+                np.testing.assert_array_equal(encoded.decode(), expected.decode())
+
+
+def test_calls_from_many_threads_at_once(monkeypatch):
+    import numba
+
+    monkeypatch.setenv("KVLIB_NUM_THREADS", "2")
+    monkeypatch.setattr(_compiled, "_BLOCK", 1 << 10)
+
+    def work(seed):
+        x = gaussian(2, 60, 64, seed=seed)
+        quantizer = Quantizer(1 + seed % 8, sketch="hadamard" if seed % 2 else None)
+        encoded = quantizer.encode(x, seed=seed)
+        decoded = encoded.decode()
+        kl = attention.attention_kl(x[:, :20], x, decoded, causal=True, block_bytes=20_000)
+        return [encoded.codes, encoded.scales, encoded.signs, decoded, kl]
+
+    alone = [work(seed) for seed in range(40)]
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(work, range(40)))
+        for one, other in zip(alone, together, strict=True):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+    # numba's own pool, which must not be entered from two threads at once, was never started.
+    with pytest.raises(ValueError, match="not initialized"):
+        numba.threading_layer()
+
+
+def test_threads_stop_at_the_first_refusal_and_the_first_error(monkeypatch):
+    monkeypatch.setenv("KVLIB_NUM_THREADS", "4")
+    done = []
+
+    def refuse(item):
+        done.append(item)
+        return item != 5
+
+    def fail(item):
+        done.append(item)
+        if item == 5:
+            raise RuntimeError("item 5")
+
+    assert not _runtime.run(refuse, range(10_000))
+    assert len(done) < 5_000
+    done.clear()
+    with pytest.raises(RuntimeError, match="item 5"):
+        _runtime.run(fail, range(10_000))
+    assert len(done) < 5_000
+    done.clear()
+    assert _runtime.run(done.append, range(10_000))  # control: without either all are done
+    assert sorted(done) == list(range(10_000))
 
 
 def test_batches_are_their_tokens():
@@ -494,12 +592,13 @@ def test_kernels_release_the_lock_and_are_cached():
         assert kernel.stats.cache_path
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("sketch", "dtype", "limit"),
     [(None, np.float32, 1), (None, np.float16, 4), ("hadamard", np.float32, 4),
      ("gaussian", np.float32, 8)],
 )  # fmt: skip
-def test_extra_memory_is_a_few_blocks(sketch, dtype, limit, numpy_only):
+def test_extra_memory_is_a_few_blocks(sketch, dtype, limit, threads, numpy_only, monkeypatch):
     quantizer = Quantizer(3, sketch=sketch)
     x = gaussian(64_000, 128).astype(dtype)  # 33 MB in float32
     quantizer.encode(x[:1])
@@ -511,7 +610,10 @@ def test_extra_memory_is_a_few_blocks(sketch, dtype, limit, numpy_only):
         tracemalloc.stop()
         return result, (peak - getattr(result, "nbytes", 0)) / 1e6
 
+    monkeypatch.setenv("KVLIB_NUM_THREADS", str(threads))
     encoded, megabytes = extra(lambda: quantizer.encode(x))
-    assert megabytes < limit
-    assert extra(encoded.decode)[1] < limit
+    assert megabytes < limit * threads
+    assert extra(encoded.decode)[1] < limit * threads
+    out = np.empty(x.shape, np.float32)
+    assert extra(lambda: encoded.decode(out=out))[1] < limit * threads - out.nbytes / 1e6
     assert extra(lambda: numpy_only(quantizer.encode, x))[1] > 30  # the measure sees a copy
