@@ -385,6 +385,7 @@ def _kl_of_block(
         )  # fmt: skip
         if not left:
             return kl
+    _refuse_overflow(logits)
     # Masked keys keep their delta: it only ever meets a weight of zero.
     return _kl_from_errors(_mask(logits, rows, shape) if causal else logits, delta)
 

@@ -309,11 +309,12 @@ def test_the_kernel_is_the_numpy_form(tokens, causal, dtype, numpy_kl):
 def test_the_kernel_takes_what_it_can_and_numpy_the_rest(compiled_only):
     q, k, k_hat = draw(16)
     attention.attention_kl(q, k, k_hat)
-    # Control: a row with a huge error is numpy's, and so is one that overflows.
+    # Control: a row with a huge error is numpy's.
     with pytest.raises(AssertionError, match="numpy was asked"):
         attention.attention_kl(q, k, k + 1e4 * (np.arange(40) == 7)[:, None])
+    # One that overflows is refused, however little the keys differ.
     for size in (1e160, 1e300):
-        with pytest.raises(AssertionError, match="numpy was asked"), np.errstate(all="ignore"):
+        with pytest.raises(ValueError, match="beyond the range"), np.errstate(all="ignore"):
             attention.attention_kl(size * q, size * k, size * k_hat)
 
 
@@ -346,6 +347,20 @@ def test_a_vanishing_weight_is_zero_and_not_garbage(compiled_only):
         if x <= 700:
             assert kl[0] == pytest.approx(expected, rel=1e-12, abs=0)
         assert abs(kl[0] - expected) < 1e-13 * expected + 1e-307
+
+
+def test_a_weight_below_float64_stays_nothing_under_a_large_error(compiled_only):
+    # exp(-2000 + 499) is nothing; a weight flushed to the least normal number would give 1e-92.
+    k, k_hat = np.array([[0.0], [-2000.0]]), np.array([[0.0], [-1501.0]])
+    assert attention.attention_kl(np.ones((1, 1)), k, k_hat, scale=1.0)[0] == 0
+
+
+def test_a_logit_that_overflows_on_one_key_is_refused(numpy_kl):
+    # Minus infinity would pass for a weight of zero; the error of that key is none.
+    q, k = np.full((1, 2), 1e200), np.array([[0.0, 0.0], [-1e200, -1e200], [0.0, 1.0]])
+    for kl in (attention.attention_kl, numpy_kl):
+        with pytest.raises(ValueError, match="beyond the range of float64"):
+            kl(q, k, k)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (), (40,)])
