@@ -364,3 +364,198 @@ def test_predicted_kl_reduces_to_the_iid_law_and_to_a_temperature():
 def test_logit_variance_is_the_distortion_at_unit_power():
     assert theory.logit_variance(0.1, 8.0, 8.0, 64) == pytest.approx(0.1)
     assert theory.logit_variance(0.1, 16.0, 8.0, 64) == pytest.approx(0.4)
+
+
+def _cells(levels):
+    """Lower ends, upper ends and levels of a quantizer of [-1, 1]."""
+    edges = np.concatenate([[-1.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
+    return edges[:-1], edges[1:], levels
+
+
+@pytest.mark.parametrize(("dim", "bits"), [(3, 1), (3, 3), (8, 2), (64, 4)])
+def test_quantizer_energies_are_the_integrals(dim, bits):
+    levels = codebooks.lloyd_max(dim, bits).levels
+    energies = theory.quantizer_energies(levels, dim, 7)
+    for k in (1, 2, 3, 6, 7):
+
+        def integrand(x, k=k):
+            zonal = theory.gegenbauer(k, x, dim)[k]
+            return float(zonal * sphere.coordinate_pdf(x, dim))
+
+        moment = sum(
+            level * integrate.quad(integrand, low, high)[0]
+            for low, high, level in zip(*_cells(levels), strict=True)
+        )
+        norm, _ = integrate.quad(
+            lambda x, k=k: float(
+                theory.gegenbauer(k, x, dim)[k] ** 2 * sphere.coordinate_pdf(x, dim)
+            ),
+            -1,
+            1,
+        )
+        assert energies[k] == pytest.approx(moment * math.sqrt(dim / norm), abs=1e-7)
+
+
+def test_gegenbauer_polynomials_are_scipys_and_in_the_plane_cosines():
+    x = np.linspace(-1, 1, 9)
+    for dim in (3, 8, 129):
+        ours = theory.gegenbauer(12, x, dim)
+        for k in (0, 1, 5, 12):
+            reference = special.eval_gegenbauer(k, dim / 2 - 1, x)
+            at_one = special.eval_gegenbauer(k, dim / 2 - 1, 1.0)
+            np.testing.assert_allclose(ours[k], reference / at_one, atol=1e-12)
+    np.testing.assert_allclose(theory.gegenbauer(5, x, 2)[5], np.cos(5 * np.arccos(x)), atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [8, 32, 128])
+@pytest.mark.parametrize("rescale", [1.0, 1.5])
+def test_shared_error_of_one_bit_is_an_arcsine(dim, rescale):
+    book = codebooks.lloyd_max(dim, 1)
+    kept = 1 - book.distortion
+    for cosine in (-0.6, 0.0, 0.3, 0.8):
+        exact = rescale**2 * kept * 2 / math.pi * math.asin(cosine)
+        exact += (1 - 2 * rescale * kept) * cosine
+        found = float(theory.shared_error(cosine, book.levels, dim, rescale=rescale))
+        assert found == pytest.approx(exact, abs=1e-5)
+
+
+@pytest.mark.parametrize(("dim", "bits"), [(4, 2), (16, 3), (128, 4), (128, 6)])
+def test_shared_error_starts_with_the_shrinkage_and_ends_at_the_distortion(dim, bits):
+    book = codebooks.lloyd_max(dim, bits)
+    D = book.distortion
+    assert float(theory.shared_error(1.0, book.levels, dim)) == pytest.approx(D, rel=1e-9)
+    slope = float(theory.common_mean_error(1e-4, book.levels, dim)) / 1e-4
+    assert slope == pytest.approx(D**2, rel=1e-6)
+    unbiased = theory.common_mean_error(1e-4, book.levels, dim, rescale=1 / (1 - D))
+    assert abs(float(unbiased)) < 1e-9 * D
+    whole = theory.shared_error(1.0, book.levels, dim, rescale=1 / (1 - D))
+    assert float(whole) == pytest.approx(theory.unbiased_distortion(D), rel=1e-9)
+
+
+@pytest.mark.parametrize(("bits", "cosine"), [(2, 0.8), (3, -0.3)])
+def test_shared_error_is_a_double_integral(bits, cosine):
+    # y = cosine x + sin sqrt(1 - x^2) t, where t is a coordinate of a unit vector in R^(d-1).
+    dim, book = 8, codebooks.lloyd_max(8, bits)
+    x = (np.arange(40000) + 0.5) / 20000 - 1
+    rest = math.sqrt(1 - cosine**2) * np.sqrt(1 - x**2)
+    above = sphere.coordinate_sf((book.edges - cosine * x[:, None]) / rest[:, None], dim - 1)
+    error_x = book.levels[np.searchsorted(book.edges, x)] - x
+    error_y = book.levels[0] + above @ np.diff(book.levels) - cosine * x  # mean over t
+    integral = dim * float((sphere.coordinate_pdf(x, dim) / 20000 * error_x) @ error_y)
+    assert float(theory.shared_error(cosine, book.levels, dim)) == pytest.approx(integral, abs=1e-5)
+    # Shrinkage alone, the first degree, is not all that is shared.
+    assert abs(book.distortion**2 * cosine - integral) > 1e-4
+
+
+def test_common_mean_averages_harmonics_at_the_mean():
+    # E |v|^k P_k(cos(v, m)) = |m|^k for v = m + g: exact by quadrature in the plane of m and g.
+    dim, mean, width = 6, 0.8, 0.5
+    radius, weight = np.polynomial.legendre.leggauss(200)
+    along = 6 * radius  # standard deviations along m
+    across = 3.5 + 3.5 * radius  # length of the rest, a chi variable of dim - 1
+    density = np.exp(-(along**2) / 2) / math.sqrt(2 * math.pi) * 6 * weight
+    chi = across ** (dim - 2) * np.exp(-(across**2) / 2) * weight
+    chi /= chi.sum()
+    first, rest = mean + width * along[:, None], width * across
+    length = np.hypot(first, rest)
+    for k in (1, 3, 5):
+        solid = length**k * theory.gegenbauer(k, first / length, dim)[k]
+        assert float(density @ solid @ chi) == pytest.approx(mean**k, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("dim", [2, 16, 128])
+def test_sketched_shared_error_at_cosine_one_is_the_sketchs(kind, dim):
+    whole = {"gaussian": theory.gaussian_sketch_error, "orthogonal": theory.orthogonal_sketch_error}
+    found = float(theory.sketched_shared_error(1.0, dim, kind))
+    assert found == pytest.approx(whole[kind](dim), rel=1e-9)
+
+
+def test_sketched_shared_error_of_exact_small_sketches():
+    # d = 2: average over all rotations of the plane, on a fine grid of angles.
+    cosine = 0.4
+    u, w = np.array([1.0, 0.0]), np.array([cosine, math.sqrt(1 - cosine**2)])
+    angle = (np.arange(20000) + 0.5) * math.pi / 10000
+    rows = np.stack([np.cos(angle), np.sin(angle)], -1)
+    other = np.stack([-np.sin(angle), np.cos(angle)], -1)
+    alpha = 1 / (2 * sphere.mean_absolute(2))
+
+    def error(x):
+        signs = np.sign(rows @ x)[:, None] * rows + np.sign(other @ x)[:, None] * other
+        return alpha * signs - x
+
+    exact = float((error(u) * error(w)).sum(-1).mean())
+    assert float(theory.sketched_shared_error(cosine, 2, "orthogonal")) == pytest.approx(
+        exact, abs=1e-3
+    )
+    # Gaussian: rows independent; E over one row by the angle, over two by their means.
+    same = math.pi / 2 / 4 * 2 * float((np.sign(rows @ u) * np.sign(rows @ w)).mean()) * 2
+    different = math.pi / 2 / 4 * 2 * (2 / math.pi) * cosine
+    assert float(theory.sketched_shared_error(cosine, 2, "gaussian")) == pytest.approx(
+        same + different - cosine, abs=1e-3
+    )
+    # The kinds must not be mistaken for each other.
+    assert abs(theory.sketched_shared_error(0.4, 128, "gaussian")) > 5 * abs(
+        theory.sketched_shared_error(0.4, 128, "orthogonal")
+    )
+
+
+def test_a_gaussian_sketch_shares_what_its_codes_share_and_an_orthogonal_one_does_not():
+    for bits in (1, 2, 3):
+        levels = codebooks.lloyd_max(128, bits).levels
+        bare = float(theory.common_mean_error(0.3, levels, 128))
+        gaussian = theory.sketched_mean_error(0.3, levels, 128, "gaussian")
+        orthogonal = theory.sketched_mean_error(0.3, levels, 128, "orthogonal")
+        assert gaussian == pytest.approx(bare, rel=0.03)
+        assert 0 < orthogonal < 0.05 * bare
+
+
+def test_overload_is_what_an_orthogonal_sketch_shares_at_fine_budgets():
+    # The sketch's error is a known function of the residuals' cosines: average it over means.
+    # Interval 3.3 standard errors wide: false alarm below 1 in 1000 if the theory were exact.
+    dim, share, pairs = 64, 0.6, 12
+    book, rng, found = codebooks.lloyd_max(dim, 3), np.random.default_rng(20), []
+    for _ in range(4000):
+        mean = rng.standard_normal(dim)
+        mean *= math.sqrt(share * dim) / np.linalg.norm(mean)
+        v = mean + math.sqrt(1 - share) * rng.standard_normal((pairs, dim))
+        length = np.linalg.norm(v, axis=-1, keepdims=True)
+        residual = v - length * book.dequantize(book.quantize(v / length))
+        size = np.linalg.norm(residual, axis=-1)
+        cosine = np.clip(residual @ residual.T / size[:, None] / size, -1, 1)
+        error = theory.sketched_shared_error(cosine, dim, "orthogonal") * size[:, None] * size
+        found.append((error.sum() - np.trace(error)) / (pairs * (pairs - 1)) / dim)
+    low, high = np.mean(found) + np.array([-3.3, 3.3]) * np.std(found) / math.sqrt(len(found))
+    derived = theory.sketched_mean_error(share, book.levels, dim, "orthogonal")
+    assert 0.7 * low < derived < 1.3 * high
+    # Without the overload term the same check fails.
+    assert derived - theory.overload_error(share, book.levels, dim) < 0.7 * low
+
+
+def test_output_threshold_is_where_the_errors_meet():
+    first, second = (0.1, 0.01), (0.2, 0.001)
+    at = theory.output_threshold(first, second)
+    assert theory.output_error(at, *first) == pytest.approx(theory.output_error(at, *second))
+    assert theory.output_error(at / 2, *first) < theory.output_error(at / 2, *second)
+    assert theory.output_error(2 * at, *first) > theory.output_error(2 * at, *second)
+    assert theory.output_error(1, *first) == pytest.approx(first[0])
+    assert math.isinf(theory.output_threshold(first, (0.2, 0.01)))
+    with pytest.raises(ValueError, match="second must have the larger single error"):
+        theory.output_threshold(second, first)
+    with pytest.raises(ValueError, match="kind must be"):
+        theory.sketched_shared_error(0.5, 8, "hadamard")
+
+
+def test_thresholds_of_the_first_trial_and_their_growth_with_the_budget():
+    thresholds = []
+    for bits in (2, 3, 4, 5):
+        fine, coarse = (codebooks.lloyd_max(128, n) for n in (bits, bits - 1))
+        plain = fine.distortion, float(theory.common_mean_error(0.5, fine.levels, 128))
+        sketched = (
+            theory.orthogonal_sketch_error(128) * coarse.distortion,
+            theory.sketched_mean_error(0.5, coarse.levels, 128, "orthogonal"),
+        )
+        thresholds.append(theory.output_threshold(plain, sketched))
+    assert thresholds[0] == pytest.approx(10.6, abs=0.1)
+    assert thresholds[2] == pytest.approx(103.4, abs=0.5)
+    assert all(2 < b / a < 4.5 for a, b in itertools.pairwise(thresholds))
