@@ -6,6 +6,7 @@ verdict (see `pagecode`). A rule that could not say one of the two would be no r
 """
 
 import ast
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -483,6 +484,48 @@ def binding(holds):
     return {
         "synthetic": dict.fromkeys(("exact", "KQV", "QKQV"), draws),
         "captured": about(1.0)[:, None] * share,
+    }
+
+
+# ------------------------------------------------------------------------- chapter 8
+
+
+def output_errors(arm, n, share):
+    """Derived errors of one value, and those that two values share, at d = 128."""
+    fine, coarse = codebooks.lloyd_max(128, n), codebooks.lloyd_max(128, n - 1)
+    if arm in ("orthogonal", "gaussian"):
+        single = {"orthogonal": theory.orthogonal_sketch_error(128)}.get(
+            arm, theory.gaussian_sketch_error(128)
+        )
+        shared = theory.sketched_mean_error(share, coarse.levels, 128, arm)
+        return np.array([single * coarse.distortion, shared])
+    rescale = 1 / (1 - fine.distortion) if arm == "unbiased" else 1.0
+    shared = float(theory.common_mean_error(share, fine.levels, 128, rescale=rescale))
+    return np.array([fine.distortion * rescale, shared * (arm != "centred plain")])
+
+
+@control("T15")
+def averaging(holds):
+    """Errors that values share as derived, or codes that share ten times as much as sketches do."""
+    found, rng = {}, np.random.default_rng(8)
+    for arm in ("plain", "unbiased", "centred plain", "orthogonal", "gaussian"):
+        for n, share, rotation in itertools.product(
+            (2, 3, 4, 5), (0.0, 0.25, 0.5, 0.75), ("hadamard", "haar")
+        ):
+            errors = output_errors(arm, n, share)
+            if not holds:
+                coarse = arm in ("orthogonal", "gaussian")
+                errors = errors * ([1.5, 1] if coarse else [1, 10])
+            if not holds and arm == "centred plain":
+                errors = 5 * output_errors("plain", n, share)
+            noise = rng.standard_normal((24, 2))
+            found[arm, n, share, rotation] = (1 + 1e-3 * noise) * errors
+    formula = 1 + 1e-3 * rng.standard_normal(24)
+    return {
+        "found": found,
+        "unequal": np.stack([about(1.0 if holds else 2.0), formula], axis=1),
+        "right_calls": {2: 32 if holds else 10},
+        "dims": np.zeros(32),
     }
 
 
