@@ -201,6 +201,18 @@ def judge(claim, **given):
     kvlib.claims.Verdict
     """
     path, last, run = prepared(claim, set(given))
+    return execute(path, run, last, given)
+
+
+def value(claim, name):
+    """What a name means on the page that judges a claim, before the verdict's cell."""
+    path, index = verdict_cells()[claim]
+    run = needed(statements(path, index), {name}, set(SILENT))
+    return execute(path, run, ast.parse(name, mode="eval").body, {})
+
+
+def execute(path, run, last, given):
+    """Run statements of a page, holding some names fixed, and evaluate an expression."""
     space = {"__name__": path.stem, **SILENT, **given}
     here = Path.cwd()
     try:
