@@ -224,13 +224,12 @@ def seeds_tally(rows):
     stale = [row for row in rows if seeds_tried(row)["stale"]]
     fresh = [row for row in rows if not seeds_tried(row)["stale"]]
     flip = [r for r in fresh if set(seeds_tried(r)["verdicts"]) != {seeds_tried(r)["page"]}]
-    parts = [f"{len(fresh) - len(flip)} are the same under all of their seeds"]
-    names = ", ".join(row["id"] for row in flip)
-    parts += [f"{len(flip)} depend on the seed ({names})" if flip else "none depends on the seed"]
-    if stale:
-        names = ", ".join(row["id"] for row in stale)
-        parts += [f"{len(stale)} were tried on an earlier version of the chapter ({names})"]
-    return f"Of {len(rows)} verdicts, {'; '.join(parts)}."
+    alike = (
+        f"Of {len(rows)} verdicts {len(fresh) - len(flip)} are the same under all of their seeds."
+    )
+    parts = {"Depending on the seed": flip, "Tried on an earlier version of the chapter": stale}
+    named = [f" {text}: {', '.join(row['id'] for row in of)}." for text, of in parts.items() if of]
+    return alike + "".join(named)
 
 
 def mark(verdict, title=None):
