@@ -379,6 +379,14 @@ def test_an_int_may_stand_for_a_float(book):
     assert parameters.check(path, {"scale": 1}) == {"scale": 1}
 
 
+def test_comments_hide_no_parameter(book):
+    path = book / "notebooks" / "01_plain.ipynb"
+    stored = chapters.read(path)
+    stored.cells[1].source = "seed = 1  # of all, at d = 128\nsizes = [2, 4]\nhalf = 2**-1  # 0.5"
+    path.write_text(chapters.serialise(stored), encoding="utf-8")
+    assert parameters.known(path) == {"seed": 1, "sizes": [2, 4], "half": None}
+
+
 def test_unknown_parameter_stops_the_whole_book(book):
     done = run(book, "--parameters", "sede=7")
     assert done.returncode == 1

@@ -3,8 +3,7 @@
 import ast
 import re
 
-import papermill
-from chapters import ChapterProblem
+from chapters import ChapterProblem, read
 
 
 def parse(text):
@@ -54,12 +53,15 @@ def known(path):
     dict
         Name to default; a default that is no literal (an expression) stands as None.
     """
+    cells = [c.source for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
+    statements = [node for source in cells for node in ast.parse(source).body]
     defaults = {}
-    for name, entry in papermill.inspect_notebook(str(path)).items():
-        try:
-            defaults[name] = ast.literal_eval(entry["default"])
-        except (ValueError, SyntaxError):
-            defaults[name] = None
+    for node in statements:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                defaults[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                defaults[node.targets[0].id] = None
     return defaults
 
 
