@@ -6,7 +6,6 @@ verdict (see `pagecode`). A rule that could not say one of the two would be no r
 """
 
 import ast
-import itertools
 import math
 from types import SimpleNamespace
 
