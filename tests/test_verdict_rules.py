@@ -745,12 +745,10 @@ def shared_errors(holds):
         found["centred plain", n, 0.5, "hadamard"][:, 1] = (
             left * found["plain", n, 0.5, "hadamard"][:, 1]
         )
-    heads = 32
     return {
         "found": found,
         "unequal": np.stack([about(1.0 if holds else 1.5), about(1.0)[::-1]], axis=1),
-        "right_calls": {2: heads if holds else 0},
-        "dims": np.full(heads, 64),
+        "from_cosines": about(1.0 if holds else 1.5, 32),
     }
 
 
