@@ -488,7 +488,7 @@ def named(
     uncorrelated, and D the codebook's distortion. The output's relative error is then
     D (1 - D + D g) with the norm as scale, D / (1 - D) with the unbiased one: at g = 1 the norm is
     better by 1 / (1 - D) and no more, past g = (2 - D) / (1 - D), about 2, it is worse without
-    limit.
+    limit. (Where D < 3 / d the unbiased scale has the smaller error even at g = 1.)
     """
     check_choice(name, "name", NAMES)
     check_bits(bits, low=1)
