@@ -588,7 +588,7 @@ def lengths_at_1024(holds):
 def calibration(holds):
     """The tests as they are on data without an effect, or tests that reject and waste pairs."""
     rng = np.random.default_rng(8)
-    page = {"trials": 1000 if holds else 200, "per_query": list(rng.standard_normal((40, 10, 32)))}
+    page = {"trials": 400 if holds else 200, "per_query": list(rng.standard_normal((40, 10, 32)))}
     shift = rng.standard_normal((40, 10, 1))
     page["per_query"] = list(np.stack(page["per_query"]) + 3 * shift)
     gain = 0.1 * rng.standard_normal((40, 1, GRID_REGIMES, 1)) * np.ones((40, 6, GRID_REGIMES, 3))
