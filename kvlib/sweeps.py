@@ -90,7 +90,9 @@ MEASURES = (
 _WITHOUT_INFLUENCE = (
     "_claims_table",
     "_shards",
+    "_timing",
     "__main__",
+    "bench",
     "capture",
     "claims",
     "inference",

@@ -38,6 +38,8 @@ STREAM = (
     "_stability",
     "claims",
     "plotting",
+    "_timing",
+    "bench",
     "__main__",
 )
 CLOSED_FORMS = ("theory", "splitting")

@@ -1,0 +1,609 @@
+"""How long encoding, decoding and sketching take, beside a memory copy and plain numpy.
+
+Implementations of one work run in turns on the same vectors, and the error of what they computed
+stands beside their times, so that a fast wrong one shows. ``python -m kvlib bench`` prints the
+table for kvlib alone; ``make bench`` of the book adds other packages, with :class:`Task` objects
+of its own.
+
+Works: ``copy`` (of the vectors, into memory that exists, and into new memory), ``encode`` (float32
+vectors to packed bytes), ``decode`` (back), ``encode_sketch`` (one bit of the budget is a sketched
+sign), ``sketch_product`` (the matrix product of a Gaussian sketch alone) and ``memory`` (what a
+call allocates beyond its result).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kvlib import _runtime, codebooks, metrics, packing, rotations, sketches
+from kvlib._timing import Ratio, Row, Task, measure, ratio, read, write
+from kvlib._validation import (
+    FloatArray,
+    check_bits,
+    check_dim,
+    check_int,
+    check_power_of_two,
+)
+from kvlib.schemes import Encoded, Quantizer
+
+__all__ = [
+    "AIMS",
+    "GIVEN_MEMORY",
+    "PEERS",
+    "Aim",
+    "Dense",
+    "Ratio",
+    "Reading",
+    "Row",
+    "Task",
+    "aims_table",
+    "codec_tasks",
+    "configured",
+    "copy_tasks",
+    "find",
+    "machine",
+    "measure",
+    "memory_row",
+    "own_rows",
+    "quality",
+    "ratio",
+    "read",
+    "sketch_tasks",
+    "table",
+    "tagged",
+    "vectors",
+    "write",
+]
+
+PEERS = (
+    "turbovec",
+    "faiss-cpu",
+    "faiss-cpu dense",
+    "turboquant-space",
+    "turboquant-torch",
+)
+"""Other packages that rows may come from, as they are called in ``impl``."""
+
+GIVEN_MEMORY = "kvlib, given memory"
+"""Implementation that decodes into an array which is there already."""
+
+_Result = TypeVar("_Result")
+
+JUDGED_ROWS = 4096
+"""Vectors whose error is computed: enough for three digits of the mean at d = 128."""
+
+
+# Tasks -----------------------------------------------------------------------------------------
+
+
+def quality(x: FloatArray, x_hat: FloatArray, nbytes: int | None = None) -> dict[str, float]:
+    """Columns of a reconstruction: mean relative squared error, and bytes a vector stores.
+
+    Parameters
+    ----------
+    x, x_hat : array, shape (rows, d)
+        ``x_hat`` may hold the first rows only.
+    nbytes : int, optional
+        Stored size of all rows of ``x``.
+    """
+    count = min(len(x_hat), JUDGED_ROWS)
+    columns = {"rel_mse": float(metrics.relative_mse(x[:count], x_hat[:count]).mean())}
+    if nbytes is not None:
+        columns["bytes_per_vector"] = nbytes / len(x)
+    return columns
+
+
+def copy_tasks(x: FloatArray, *, threads: int = 1) -> list[Task]:
+    """Memory copies of ``x``: the least that reading the input can cost."""
+    target = np.empty_like(x)
+    parts = np.array_split(np.arange(len(x)), threads)
+    slices = [slice(part[0], part[-1] + 1) for part in parts if part.size]
+
+    def into_existing() -> None:
+        if len(slices) == 1:
+            np.copyto(target, x)
+            return
+        with ThreadPoolExecutor(len(slices)) as pool:
+            list(pool.map(lambda here: np.copyto(target[here], x[here]), slices))
+
+    def task(impl: str, run: Callable[[], Any], used: int) -> Task:
+        return Task("copy", impl, None, used, len(x), x.shape[1], run)
+
+    return [
+        task("memory", into_existing, threads),
+        task("new memory", x.copy, 1),
+    ]
+
+
+def codec_tasks(
+    x: FloatArray, bits: int, *, threads: Sequence[int] = (1,), peers: Sequence[Task] = ()
+) -> list[Task]:
+    """Encode and decode by kvlib compiled, by kvlib's numpy code, and by a dense matrix.
+
+    Parameters
+    ----------
+    x : float32 array, shape (rows, d)
+    bits : int
+        n, 1 to 8.
+    threads : sequence of int
+        Of the compiled kernels, one pair of tasks each; the others use one, except that the matrix
+        products use what the process was started with.
+    peers : sequence of Task
+        Put between kvlib's own.
+    """
+    quantizer = Quantizer(bits)
+    found = []
+    if _runtime.kernels("_kernels") is not None:
+        for count in threads:
+            found += _quantizer_tasks("encode", "kvlib", quantizer, x, count)
+            found.append(_decode_into(quantizer, x, count))
+    found += peers
+    found += _quantizer_tasks("encode", "kvlib numpy", quantizer, x, 1)
+    dense = Dense.draw(x.shape[1], bits)
+    stored = dense.encode(x)
+    size = stored[0].nbytes + stored[1].nbytes
+    return [
+        *found,
+        _task("encode", "dense matrix", bits, x, lambda: dense.encode(x), _by(x, dense, size)),
+        _task(
+            "decode",
+            "dense matrix",
+            bits,
+            x,
+            lambda: dense.decode(*stored),
+            lambda x_hat: quality(x, x_hat, size),
+        ),
+    ]
+
+
+def sketch_tasks(x: FloatArray, bits: int, *, peers: Sequence[Task] = ()) -> list[Task]:
+    """Encoding with a sketched sign, beside the matrix product of a Gaussian sketch alone."""
+    matrix = np.asarray(sketches.SignSketch("gaussian", x.shape[1]).project(np.eye(x.shape[1])))
+    transposed = np.ascontiguousarray(matrix.astype(np.float32))
+    halves = np.array_split(x, 2)
+
+    def product_in_halves() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda half: half @ transposed, halves))
+
+    found = [
+        _task("sketch_product", "numpy", None, x, lambda: x @ transposed, None),
+        # Work without any of kvlib's code: what two threads of this machine can gain.
+        _task("sketch_product", "numpy", None, x, product_in_halves, None, 2),
+    ]
+    if _runtime.kernels("_kernels") is not None:
+        for kind in ("gaussian", "hadamard"):
+            found += _quantizer_tasks(
+                "encode_sketch", f"kvlib {kind}", Quantizer(bits, sketch=kind), x, 1
+            )[:1]
+    return [*found, *peers]
+
+
+def own_rows(
+    *,
+    rows: int = 1 << 16,
+    dim: int = 128,
+    bits: Sequence[int] = (2, 3, 4),
+    threads: Sequence[int] = (1,),
+    seconds: float = 2.0,
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
+) -> Iterator[list[Row]]:
+    """Measure kvlib without other packages: the rows of one budget at a time.
+
+    Parameters
+    ----------
+    rows, dim : int
+        Standard normal float32 vectors; ``dim`` a power of two.
+    bits : sequence of int
+        Budgets, 2 to 8: a sketched sign takes one of them.
+    threads : sequence of int
+        Of the compiled kernels.
+    seconds : float
+        Time for each task, see :func:`measure`.
+    report : callable, optional
+        Told what goes on.
+
+    Raises
+    ------
+    ValueError
+        If a size is not allowed, before anything runs.
+    """
+    check_int(rows, "rows", low=1)
+    check_power_of_two(check_dim(dim))
+    for count in threads:
+        check_int(count, "threads", low=1)
+    for n in bits:
+        check_bits(n, low=2)
+    x = vectors(rows, dim, seed=seed)
+    for n in bits:
+        run = {"run": f"n = {n}"}
+        with _one_thread_for_products():
+            tasks = [*copy_tasks(x), *codec_tasks(x, n, threads=threads), *sketch_tasks(x, n)]
+            measured = measure(tasks, seconds=seconds, report=report)
+        yield [tagged(row, **run) for row in measured]
+        yield [tagged(memory_row(x, n), **run)]
+
+
+def _one_thread_for_products() -> contextlib.AbstractContextManager[Any]:
+    """Keep numpy's matrix products to one thread, where threadpoolctl is installed."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return contextlib.nullcontext()
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
+
+
+def tagged(row: Row, **columns: Any) -> Row:
+    """The row with further columns."""
+    return replace(row, extra={**row.extra, **columns})
+
+
+def _task(
+    work: str,
+    impl: str,
+    bits: int | None,
+    x: FloatArray,
+    run: Callable[[], Any],
+    judge: Callable[[Any], Mapping[str, Any]] | None,
+    threads: int = 1,
+) -> Task:
+    return Task(work, impl, bits, threads, len(x), x.shape[1], run, judge)
+
+
+def _by(x: FloatArray, dense: Dense, size: int) -> Callable[[Any], Mapping[str, Any]]:
+    return lambda stored: quality(x, dense.decode(*(part[:JUDGED_ROWS] for part in stored)), size)
+
+
+def _quantizer_tasks(
+    work: str, impl: str, quantizer: Quantizer, x: FloatArray, threads: int
+) -> list[Task]:
+    """Encode and decode of one quantizer; the kernels are off in the one called numpy."""
+    kernels = not impl.endswith("numpy")
+    encode = configured(lambda: quantizer.encode(x), threads=threads, kernels=kernels)
+    encoded = encode()
+    decode = configured(encoded.decode, threads=threads, kernels=kernels)
+
+    def judge_code(result: Encoded) -> dict[str, float]:
+        return quality(x, result.decode(), result.nbytes)
+
+    def judge_vectors(x_hat: FloatArray) -> dict[str, float]:
+        return quality(x, x_hat, encoded.nbytes)
+
+    return [
+        _task(work, impl, quantizer.bits, x, encode, judge_code, threads),
+        _task("decode", impl, quantizer.bits, x, decode, judge_vectors, threads),
+    ]
+
+
+def _decode_into(quantizer: Quantizer, x: FloatArray, threads: int) -> Task:
+    """Decode into memory that exists, as the first of the copies does."""
+    encoded, target = quantizer.encode(x), np.empty_like(x)
+
+    def judge(x_hat: FloatArray) -> dict[str, float]:
+        return quality(x, x_hat, encoded.nbytes)
+
+    run = configured(lambda: encoded.decode(out=target), threads=threads)
+    return _task("decode", GIVEN_MEMORY, quantizer.bits, x, run, judge, threads)
+
+
+def configured(
+    run: Callable[[], _Result], *, threads: int = 1, kernels: bool = True
+) -> Callable[[], _Result]:
+    """``run`` with so many threads for kvlib, and with its compiled kernels or without."""
+    choice = {
+        "KVLIB_KERNELS": "auto" if kernels else "numpy",
+        "KVLIB_NUM_THREADS": str(threads),
+    }
+
+    def configured_run() -> _Result:
+        before = {name: os.environ.get(name) for name in choice}
+        os.environ.update(choice)
+        try:
+            return run()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    return configured_run
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """The obvious implementation: a dense rotation matrix and a binary search, packed alike."""
+
+    matrix: FloatArray
+    codebook: codebooks.Codebook
+
+    @classmethod
+    def draw(cls, dim: int, bits: int, *, seed: int = 0) -> Dense:
+        """With a Haar-random rotation and the Lloyd-Max codebook."""
+        matrix = rotations.Rotation("haar", dim, seed=seed).matrix().astype(np.float32)
+        return cls(matrix, codebooks.lloyd_max(dim, bits))
+
+    def encode(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Packed codes and float16 norms of float32 vectors, shape (rows, d)."""
+        norms = np.linalg.norm(x, axis=1)
+        unit = (x / norms[:, None]) @ self.matrix.T
+        codes = np.searchsorted(self.codebook.edges.astype(np.float32), unit)
+        return packing.pack(codes.astype(np.uint8), self.codebook.bits), norms.astype(np.float16)
+
+    def decode(self, packed: FloatArray, norms: FloatArray) -> FloatArray:
+        """The vectors, shape (rows, d)."""
+        codes = packing.unpack(packed, self.codebook.bits, len(self.matrix))
+        unit = self.codebook.levels.astype(np.float32)[codes] @ self.matrix
+        return np.asarray(unit * norms.astype(np.float32)[:, None])
+
+
+def memory_row(x: FloatArray, bits: int) -> Row:
+    """What encoding ``x`` allocates at its peak beyond the stored result, in bytes."""
+    quantizer = Quantizer(bits)
+    quantizer.encode(x[:256])  # tables and compiled code are not the call's
+    running = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        encoded = quantizer.encode(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        if not running:
+            tracemalloc.stop()
+    extra = {"extra_bytes": peak - before - encoded.nbytes, "output_bytes": encoded.nbytes}
+    threads = _runtime.thread_count()
+    return Row("memory", "kvlib", bits, threads, len(x), x.shape[1], (), None, extra)
+
+
+# What the times are held against ---------------------------------------------------------------
+
+
+def find(rows: Sequence[Row], /, **columns: Any) -> list[Row]:
+    """Rows with the given values, of fields or of further columns."""
+
+    def value(row: Row, name: str) -> Any:
+        return getattr(row, name) if hasattr(row, name) else row.extra.get(name)
+
+    return [row for row in rows if all(value(row, k) == v for k, v in columns.items())]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measured number that an aim is held against: which, and its spread."""
+
+    bits: int | None
+    against: str
+    value: Ratio
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Something the times should show.
+
+    Attributes
+    ----------
+    text : str
+    readings : callable
+        Rows to readings; none if the rows do not hold what is needed.
+    least, most : float or None
+        Every reading's median should be at least, or at most, so much.
+    unit : str
+    """
+
+    text: str
+    readings: Callable[[Sequence[Row]], list[Reading]]
+    least: float | None = None
+    most: float | None = None
+    unit: str = "times"
+
+    def met(self, reading: Reading) -> bool:
+        """Whether one reading is as it should be."""
+        value = reading.value.median
+        above = self.least is None or value >= self.least
+        return above and (self.most is None or value <= self.most)
+
+
+@dataclass(frozen=True)
+class _Ratios:
+    """Ratios of two kinds of row that were timed in the same rounds, one a budget."""
+
+    over: tuple[str, tuple[str, ...], int]  # work, implementations, threads
+    under: tuple[str, str, int]
+    where: Mapping[str, Any]
+
+    def __call__(self, rows: Sequence[Row]) -> list[Reading]:
+        work, impl, threads = self.under
+        found = []
+        for low in find(rows, work=work, impl=impl, threads=threads, **self.where):
+            if low.bits is None:  # a copy has no budget: each budget is held against it
+                highs = self._partners(rows, low)
+                budgets = sorted({row.bits for row in highs if row.bits is not None})
+                candidates = [[row for row in highs if row.bits == bits] for bits in budgets]
+                candidates = candidates or [highs]
+            else:
+                partners = self._partners(rows, low)
+                candidates = [[row for row in partners if row.bits in (low.bits, None)]]
+            # Of several packages the fastest is the one to beat.
+            fastest = [min(c, key=lambda row: row.seconds_median or 0.0) for c in candidates if c]
+            for row in fastest:
+                bits = row.bits if low.bits is None else low.bits
+                found.append(Reading(bits, row.impl, ratio(row, low)))
+        return found
+
+    def _partners(self, rows: Sequence[Row], low: Row) -> list[Row]:
+        work, impls, threads = self.over
+        timed = find(rows, work=work, threads=threads, run=low.extra.get("run"), **self.where)
+        return [row for row in timed if row.impl in impls and row.seconds and low.seconds]
+
+
+def _extra_memory(rows: Sequence[Row]) -> list[Reading]:
+    """Megabytes beyond the result, as a number without spread."""
+    sizes = [(row, row.extra["extra_bytes"] / 1e6) for row in find(rows, work="memory")]
+    return [Reading(row.bits, f"{row.rows:,} rows", Ratio(*3 * (size,))) for row, size in sizes]
+
+
+def _ratios(
+    over: str,
+    over_impl: Sequence[str],
+    under: str,
+    under_impl: str,
+    *,
+    threads: tuple[int, int] = (1, 1),
+    **where: Any,
+) -> Callable[[Sequence[Row]], list[Reading]]:
+    first, second = (over, tuple(over_impl), threads[0]), (under, under_impl, threads[1])
+    return _Ratios(first, second, where or {"dim": 128})
+
+
+AIMS = (
+    Aim(
+        "encode: fastest peer over kvlib",
+        _ratios("encode", PEERS, "encode", "kvlib"),
+        least=2.5,
+    ),
+    Aim("decode: faiss-cpu over kvlib", _ratios("decode", PEERS, "decode", "kvlib"), least=4),
+    Aim("encode: kvlib over a copy", _ratios("encode", ["kvlib"], "copy", "memory"), most=5),
+    Aim("decode: kvlib over a copy", _ratios("decode", ["kvlib"], "copy", "memory"), most=4),
+    Aim(
+        "decode into given memory: kvlib over a copy",
+        _ratios("decode", [GIVEN_MEMORY], "copy", "memory"),
+        most=4,
+    ),
+    Aim(
+        "encode: one thread over two",
+        _ratios("encode", ["kvlib"], "encode", "kvlib", threads=(1, 2)),
+        least=1.8,
+    ),
+    Aim(
+        "decode: one thread over two",
+        _ratios("decode", ["kvlib"], "decode", "kvlib", threads=(1, 2)),
+        least=1.8,
+    ),
+    Aim(
+        "decode into given memory: one thread over two",
+        _ratios("decode", [GIVEN_MEMORY], "decode", GIVEN_MEMORY, threads=(1, 2)),
+        least=1.8,
+    ),
+    Aim(
+        "encode with a Gaussian sketch: over its matrix product",
+        _ratios("encode_sketch", ["kvlib gaussian"], "sketch_product", "numpy"),
+        most=2,
+    ),
+    Aim(
+        "encode with a Hadamard sketch: over encode",
+        _ratios("encode_sketch", ["kvlib hadamard"], "encode", "kvlib"),
+        most=2,
+    ),
+    Aim("encode: memory beyond the result", _extra_memory, most=8, unit="MB"),
+    *(
+        Aim(
+            f"energy test, 2000 + 2000 points: {said} over kvlib",
+            _ratios("permutation_test", [impl], "permutation_test", "kvlib", rows=4000, dim=6),
+            least=100,
+        )
+        for impl, said in (
+            ("scipy", "scipy, distances anew,"),
+            ("scipy indexed", "scipy, one matrix of distances,"),
+        )
+    ),
+)
+"""What kvlib is meant to reach at d = 128 and n = 2, 3, 4, on one thread unless said otherwise."""
+
+
+# What is printed -------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as text: ratios to kvlib first, then times with their spread, then what came out."""
+    lines = []
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row.seconds:
+            key = (row.work, row.extra.get("run", ""), row.bits, row.rows, row.dim)
+            groups.setdefault(key, []).append(row)
+    for (work, run, bits, count, dim), members in groups.items():
+        head = f"{work.replace('_', ' ')}, " + (f"n = {bits}, " if bits is not None else "")
+        lines += ["", f"{head}{count:,} rows, d = {dim}" + (f" ({run})" if run else "")]
+        lines.append(
+            f"  {'x kvlib':>9}  {'implementation':<26}{'threads':>7}  "
+            f"{'ms':>9}  {'low':>9}  {'high':>9}  {'rel. MSE':>9}  {'bytes':>6}"
+        )
+        ours = [row for row in members if row.impl == "kvlib"]
+        base = min(ours, key=lambda row: row.threads) if ours else None
+        ordered = sorted(members, key=lambda row: row.seconds_median or 0.0)
+        lines += [_line(row, base) for row in ordered]
+    return "\n".join(lines).strip("\n")
+
+
+def _line(row: Row, base: Row | None) -> str:
+    relative = f"{ratio(row, base).median:.2f}" if base is not None else ""
+    times = [row.seconds_median, row.seconds_low, row.seconds_high]
+    numbers = "  ".join(f"{1e3 * (t or 0):9.4g}" for t in times)
+    error = "" if row.rel_mse is None else f"{row.rel_mse:.4g}"
+    size = row.extra.get("bytes_per_vector")
+    return (
+        f"  {relative:>9}  {row.impl:<26}{row.threads:>7}  {numbers}  {error:>9}  "
+        f"{'' if size is None else f'{size:.0f}':>6}"
+    )
+
+
+def aims_table(rows: Sequence[Row]) -> str:
+    """Each aim with what was measured, as text; aims that the rows cannot answer are left out."""
+    lines = []
+    for aim in AIMS:
+        for reading in aim.readings(rows):
+            sign, limit = (">=", aim.least) if aim.least is not None else ("<=", aim.most)
+            bits = "" if reading.bits is None else f", n = {reading.bits}"
+            value = reading.value
+            lines.append(
+                f"  {'met' if aim.met(reading) else 'MISSED':<7}{value.median:8.2f} "
+                f"[{value.low:.2f}, {value.high:.2f}] {sign} {limit:g} {aim.unit}  "
+                f"{aim.text}{bits} ({reading.against})"
+            )
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """What the times were taken on: processor, cores, memory, interpreter and packages."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    return round(size / 2**30, 1)
+
+
+def vectors(rows: int, dim: int, *, seed: int = 0) -> FloatArray:
+    """Standard normal float32 vectors, shape (rows, dim)."""
+    return np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
