@@ -14,7 +14,7 @@ export P
 export N
 export SEEDS
 
-.PHONY: help environment book chapter serve test verdicts times lock clean
+.PHONY: help environment book chapter serve test verdicts times bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ verdicts: environment ## each verdict under other root seeds: make verdicts SEED
 times: environment ## measure each chapter alone and rewrite book/run_times.json
 	@$(IN_VENV) book/tools/execute.py --times
 	@$(IN_VENV) book/tools/pages.py
+
+bench: ## time kvlib beside other packages (STAGES="codec-1 kl" for some), to _build/bench.json
+	@$(PYTHON) book/tools/bench/run.py --stages $(STAGES)
 
 lock: environment ## pin requirements.txt again from pyproject.toml (needs the network)
 	@$(IN_VENV) book/tools/lock.py

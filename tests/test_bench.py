@@ -396,6 +396,28 @@ def test_unknown_stages_are_named(run, capsys):
     assert "no such stage: typo" in capsys.readouterr().err
 
 
+def test_interrupted_the_finished_stages_are_joined(run, monkeypatch, tmp_path, capsys):
+    began, joined = [], []
+
+    def interrupted(name, options):
+        began.append(name)
+        if name == "kl":
+            raise KeyboardInterrupt
+        return 0
+
+    stamp = tmp_path / "stamp"
+    stamp.touch()
+    monkeypatch.setattr(run, "STAMP", stamp)
+    monkeypatch.setattr(run, "BUILD", tmp_path)
+    monkeypatch.setattr(run, "prepare", dict)
+    monkeypatch.setattr(run, "run_stage", interrupted)
+    monkeypatch.setattr(run, "merge", joined.append)
+    assert run.main(["--stages", "codec-1", "kl", "null"]) == 130
+    assert began == ["codec-1", "kl"]
+    assert joined == [{}]
+    assert "finished rows are kept" in capsys.readouterr().err
+
+
 def test_a_missing_package_is_noted_and_the_others_are_measured(monkeypatch):
     peers = load("peers", monkeypatch)
     x = bench.vectors(20, 8)
