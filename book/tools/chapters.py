@@ -166,9 +166,10 @@ def dependencies(path, root):
 
 
 def data_files(root, modules, text):
-    """Data a chapter may load: all of it through `kvlib.caches`, else the files it names."""
+    """Captured caches, if the module that loads them is reached, and files named in the sources."""
     data = [p for p in sorted((root / "book" / "data").glob("**/*")) if p.is_file()]
-    return {path for path in data if DATA_MODULE in modules or path.name in text}
+    caches = {p for p in data if DATA_MODULE in modules and p.suffix == ".npz"}
+    return caches | {p for p in data if p.name in text}
 
 
 # ------------------------------------------------------------------- staleness
