@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,26 @@ from kvlib._validation import check_int, check_positive
 TAIL = 0.1
 """Share of the repetitions below ``seconds_low``, and above ``seconds_high``."""
 
-_COLUMNS = ("work", "impl", "bits", "threads", "rows", "dim")
 _COMPUTED = ("seconds_median", "seconds_low", "seconds_high")
 
 
 @dataclass(frozen=True)
-class Task:
+class _Subject:
+    """What was timed; each field is a column of the stored rows."""
+
+    work: str
+    impl: str
+    bits: int | None
+    threads: int
+    rows: int
+    dim: int
+
+
+_COLUMNS = tuple(column.name for column in fields(_Subject))
+
+
+@dataclass(frozen=True)
+class Task(_Subject):
     """One implementation of some work, ready to be timed.
 
     Attributes
@@ -39,18 +53,12 @@ class Task:
         and whatever else the work has.
     """
 
-    work: str
-    impl: str
-    bits: int | None
-    threads: int
-    rows: int
-    dim: int
     run: Callable[[], Any]
     judge: Callable[[Any], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(_Subject):
     """Times of one task, with what it computed.
 
     Attributes
@@ -65,12 +73,6 @@ class Row:
         Further columns.
     """
 
-    work: str
-    impl: str
-    bits: int | None
-    threads: int
-    rows: int
-    dim: int
     seconds: tuple[float, ...]
     rel_mse: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -144,11 +144,16 @@ def codec_tasks(
     quantizer = Quantizer(bits)
     found = []
     if _runtime.kernels("_kernels") is not None:
+        encoded, target = quantizer.encode(x), np.empty_like(x)
         for count in threads:
-            found += _quantizer_tasks("encode", "kvlib", quantizer, x, count)
-            found.append(_decode_into(quantizer, x, count))
-    found += peers
-    found += _quantizer_tasks("encode", "kvlib numpy", quantizer, x, 1)
+            found += [
+                _encode_task("encode", "kvlib", quantizer, x, count),
+                _decode_task("kvlib", encoded, x, count),
+                # Into memory that exists, as the first of the copies does.
+                _decode_task(GIVEN_MEMORY, encoded, x, count, out=target),
+            ]
+    in_numpy = _encode_task("encode", "kvlib numpy", quantizer, x, 1)
+    found += [*peers, in_numpy, _decode_task("kvlib numpy", in_numpy.run(), x, 1)]
     dense = Dense.draw(x.shape[1], bits)
     stored = dense.encode(x)
     size = stored[0].nbytes + stored[1].nbytes
@@ -182,10 +187,10 @@ def sketch_tasks(x: FloatArray, bits: int, *, peers: Sequence[Task] = ()) -> lis
         _task("sketch_product", "numpy", None, x, product_in_halves, None, 2),
     ]
     if _runtime.kernels("_kernels") is not None:
-        for kind in ("gaussian", "hadamard"):
-            found += _quantizer_tasks(
-                "encode_sketch", f"kvlib {kind}", Quantizer(bits, sketch=kind), x, 1
-            )[:1]
+        found += [
+            _encode_task("encode_sketch", f"kvlib {kind}", Quantizer(bits, sketch=kind), x, 1)
+            for kind in ("gaussian", "hadamard")
+        ]
     return [*found, *peers]
 
 
@@ -266,36 +271,28 @@ def _by(x: FloatArray, dense: Dense, size: int) -> Callable[[Any], Mapping[str, 
     return lambda stored: quality(x, dense.decode(*(part[:JUDGED_ROWS] for part in stored)), size)
 
 
-def _quantizer_tasks(
-    work: str, impl: str, quantizer: Quantizer, x: FloatArray, threads: int
-) -> list[Task]:
-    """Encode and decode of one quantizer; the kernels are off in the one called numpy."""
+def _encode_task(work: str, impl: str, quantizer: Quantizer, x: FloatArray, threads: int) -> Task:
+    """Encoding by one quantizer; the kernels are off in the one called numpy."""
     kernels = not impl.endswith("numpy")
-    encode = configured(lambda: quantizer.encode(x), threads=threads, kernels=kernels)
-    encoded = encode()
-    decode = configured(encoded.decode, threads=threads, kernels=kernels)
+    run = configured(lambda: quantizer.encode(x), threads=threads, kernels=kernels)
 
-    def judge_code(result: Encoded) -> dict[str, float]:
+    def judge(result: Encoded) -> dict[str, float]:
         return quality(x, result.decode(), result.nbytes)
 
-    def judge_vectors(x_hat: FloatArray) -> dict[str, float]:
-        return quality(x, x_hat, encoded.nbytes)
-
-    return [
-        _task(work, impl, quantizer.bits, x, encode, judge_code, threads),
-        _task("decode", impl, quantizer.bits, x, decode, judge_vectors, threads),
-    ]
+    return _task(work, impl, quantizer.bits, x, run, judge, threads)
 
 
-def _decode_into(quantizer: Quantizer, x: FloatArray, threads: int) -> Task:
-    """Decode into memory that exists, as the first of the copies does."""
-    encoded, target = quantizer.encode(x), np.empty_like(x)
+def _decode_task(
+    impl: str, encoded: Encoded, x: FloatArray, threads: int, *, out: FloatArray | None = None
+) -> Task:
+    """Decoding what ``x`` was encoded to, into ``out`` if given; kernels as in encoding."""
+    kernels = not impl.endswith("numpy")
+    run = configured(lambda: encoded.decode(out=out), threads=threads, kernels=kernels)
 
     def judge(x_hat: FloatArray) -> dict[str, float]:
         return quality(x, x_hat, encoded.nbytes)
 
-    run = configured(lambda: encoded.decode(out=target), threads=threads)
-    return _task("decode", GIVEN_MEMORY, quantizer.bits, x, run, judge, threads)
+    return _task("decode", impl, encoded.quantizer.bits, x, run, judge, threads)
 
 
 def configured(

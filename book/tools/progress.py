@@ -12,6 +12,8 @@ class Progress:
         Where to write; `isatty` decides between the two forms.
     """
 
+    width = 24  # characters for the name of a chapter
+
     def __init__(self, stream):
         self.stream = stream
         self.live = stream.isatty()
@@ -58,6 +60,10 @@ class Progress:
         self.rows.clear()
         self.stream.flush()
 
+    def name(self, worker):
+        """What a live line calls a chapter."""
+        return worker.path.stem
+
     def erase(self):
         """Take the live lines off the terminal."""
         if self.live and self.drawn:
@@ -68,8 +74,7 @@ class Progress:
         """Put the live lines on the terminal."""
         if self.live:
             for worker, state in self.rows.items():
-                self.stream.write(
-                    f"  {worker.path.stem:<24.24} {state:<20} {worker.seconds:4.0f} s\n"
-                )
+                name = f"{self.name(worker):<{self.width}.{self.width}}"
+                self.stream.write(f"  {name} {state:<20} {worker.seconds:4.0f} s\n")
             self.drawn = len(self.rows)
         self.stream.flush()

@@ -142,6 +142,8 @@ class SeedProgress(Progress):
         How many at a time.
     """
 
+    width = 32
+
     def __init__(self, stream, tasks, expected, jobs):
         super().__init__(stream)
         self.left = [(path.name, run.parameters["seed"]) for path, run in tasks]
@@ -185,14 +187,9 @@ class SeedProgress(Progress):
         minutes = sum(guess(name) for name, _ in self.left) / self.jobs / 60
         return f"{len(self.left)} chapters left, about {max(1, round(minutes))} min"
 
-    def draw(self):
-        """Put the live lines on the terminal, with the seeds."""
-        if self.live:
-            for worker, state in self.rows.items():
-                name = f"{worker.path.stem} seed {worker.run.parameters['seed']}"
-                self.stream.write(f"  {name:<32.32} {state:<20} {worker.seconds:4.0f} s\n")
-            self.drawn = len(self.rows)
-        self.stream.flush()
+    def name(self, worker):
+        """What a live line calls a chapter: with its seed."""
+        return f"{worker.path.stem} seed {worker.run.parameters['seed']}"
 
 
 def try_seeds(paths, runs, jobs, stream):
