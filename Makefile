@@ -20,35 +20,35 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 environment: ## make or update .venv from requirements.txt
-	@$(PYTHON) book/tools/environment.py
+	@$(PYTHON) -E book/kvbook/build/environment.py
 
 book: environment ## execute what changed, then build the book (P="seed=7" for a run of your own)
-	@$(IN_VENV) book/tools/execute.py --parameters "$$P"
-	@$(IN_VENV) book/tools/pages.py --parameters "$$P"
-	@$(IN_VENV) book/tools/render.py --parameters "$$P"
+	@$(IN_VENV) -m kvbook.build.execute --parameters "$$P"
+	@$(IN_VENV) -m kvbook.build.pages --parameters "$$P"
+	@$(IN_VENV) -m kvbook.build.render --parameters "$$P"
 
 chapter: environment ## execute one chapter again: make chapter N=2 [P="seed=7 trials=100"]
-	@$(IN_VENV) book/tools/execute.py --chapter "$$N" --parameters "$$P"
+	@$(IN_VENV) -m kvbook.build.execute --chapter "$$N" --parameters "$$P"
 
 serve: environment ## show the built book on localhost (PORT=8000)
-	@$(IN_VENV) book/tools/serve.py --port $(PORT)
+	@$(IN_VENV) -m kvbook.build.serve --port $(PORT)
 
 test: environment ## everything that must hold: style, types, tests, notebooks, book, browser
-	@$(IN_VENV) book/tools/gate.py
+	@$(IN_VENV) -m kvbook.build.gate
 
 verdicts: environment ## each verdict under other root seeds: make verdicts SEEDS=10 [N=7]
-	@$(IN_VENV) book/tools/verdicts.py --seeds "$${SEEDS:-10}" --chapter "$$N"
-	@$(IN_VENV) book/tools/pages.py
+	@$(IN_VENV) -m kvbook.build.verdicts --seeds "$${SEEDS:-10}" --chapter "$$N"
+	@$(IN_VENV) -m kvbook.build.pages
 
 times: environment ## measure each chapter alone and rewrite book/run_times.json
-	@$(IN_VENV) book/tools/execute.py --times
-	@$(IN_VENV) book/tools/pages.py
+	@$(IN_VENV) -m kvbook.build.execute --times
+	@$(IN_VENV) -m kvbook.build.pages
 
 bench: ## time kvlib beside other packages (STAGES="codec-1 kl" for some), to _build/bench.json
-	@$(PYTHON) book/tools/bench/run.py --stages $(STAGES)
+	@$(PYTHON) book/kvbook/bench/run.py --stages $(STAGES)
 
 lock: environment ## pin requirements.txt again from pyproject.toml (needs the network)
-	@$(IN_VENV) book/tools/lock.py
+	@$(IN_VENV) -m kvbook.build.lock
 
 clean: ## remove what was built (the environment stays)
 	rm -rf _build

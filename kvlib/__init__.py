@@ -1,16 +1,62 @@
 """Quantizers and metrics for the KV cache of transformers.
 
-The modules form a stream; each imports only from those before it:
+The rooms form a stream; each imports only from those before it:
 
-``sphere`` -> ``rotations`` -> ``codebooks`` -> ``packing`` -> ``sketches`` -> ``schemes``
--> ``attention`` -> ``metrics`` -> ``inference`` -> ``caches`` -> ``sweeps`` -> ``theory``
--> ``splitting`` -> ``claims`` -> ``plotting``.
+``checks``, ``files``, ``sources`` -> ``laws`` (closed forms) -> ``quantize`` -> ``measure`` ->
+``stats`` -> ``data`` -> ``sweeps`` -> ``bench`` -> ``cli``.
 
-``theory`` and ``splitting`` hold what is derived and import ``sphere`` only; nothing that measures
-imports them, so that every number can be had in two independent ways.
+``laws`` holds what is derived; nothing that measures imports it (but for the law of the sphere,
+which codebooks are made for), so that every number can be had in two independent ways.
 
-Import the module you need (``from kvlib import schemes``); this package file imports none of
-them, so that importing kvlib costs nothing and a chapter depends on exactly what it names.
+The names that are typed most can be had from here, ``from kvlib import named, attention_kl``; they
+are imported when first used, so that importing kvlib costs nothing.
 """
 
+from typing import TYPE_CHECKING
+
+from kvlib.lazy import lazy_names
+
 __version__ = "0.1.0"
+
+LAZY = {
+    "EncodedCache": "kvlib.quantize",
+    "Family": "kvlib.data.synthetic",
+    "KVCache": "kvlib.data.captured",
+    "RotatedQuantizer": "kvlib.quantize",
+    "Scheme": "kvlib.quantize",
+    "attention_kl": "kvlib.measure.attention",
+    "attention_output": "kvlib.measure.attention",
+    "attention_weights": "kvlib.measure.attention",
+    "load": "kvlib.data.captured",
+    "mean_interval": "kvlib.stats",
+    "named": "kvlib.quantize",
+    "relative_mse": "kvlib.measure.metrics",
+    "save": "kvlib.data.captured",
+}
+
+if TYPE_CHECKING:
+    from kvlib.data.captured import KVCache, load, save
+    from kvlib.data.synthetic import Family
+    from kvlib.measure.attention import attention_kl, attention_output, attention_weights
+    from kvlib.measure.metrics import relative_mse
+    from kvlib.quantize import EncodedCache, RotatedQuantizer, Scheme, named
+    from kvlib.stats import mean_interval
+
+__all__ = [
+    "EncodedCache",
+    "Family",
+    "KVCache",
+    "RotatedQuantizer",
+    "Scheme",
+    "__version__",
+    "attention_kl",
+    "attention_output",
+    "attention_weights",
+    "load",
+    "mean_interval",
+    "named",
+    "relative_mse",
+    "save",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, LAZY)

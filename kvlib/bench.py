@@ -25,16 +25,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kvlib import _runtime, codebooks, metrics, packing, rotations, sketches
-from kvlib._timing import Ratio, Row, Task, measure, ratio, read, write
-from kvlib._validation import (
-    FloatArray,
-    check_bits,
-    check_dim,
-    check_int,
-    check_power_of_two,
-)
-from kvlib.schemes import Encoded, Quantizer
+from kvlib.checks import FloatArray, check_bits, check_dim, check_int, check_power_of_two
+from kvlib.measure import metrics
+from kvlib.quantize import RotatedEncoded, RotatedQuantizer, codebooks, packing, rotations, sketches
+from kvlib.quantize.kernels import runtime
+from kvlib.timing import Ratio, Row, Task, measure, ratio, read, write
 
 __all__ = [
     "AIMS",
@@ -141,9 +136,9 @@ def codec_tasks(
     peers : sequence of Task
         Put between kvlib's own.
     """
-    quantizer = Quantizer(bits)
+    quantizer = RotatedQuantizer(bits)
     found = []
-    if _runtime.kernels("_kernels") is not None:
+    if runtime.kernels("rows") is not None:
         encoded, target = quantizer.encode(x), np.empty_like(x)
         for count in threads:
             found += [
@@ -186,9 +181,11 @@ def sketch_tasks(x: FloatArray, bits: int, *, peers: Sequence[Task] = ()) -> lis
         # Work without any of kvlib's code: what two threads of this machine can gain.
         _task("sketch_product", "numpy", None, x, product_in_halves, None, 2),
     ]
-    if _runtime.kernels("_kernels") is not None:
+    if runtime.kernels("rows") is not None:
         found += [
-            _encode_task("encode_sketch", f"kvlib {kind}", Quantizer(bits, sketch=kind), x, 1)
+            _encode_task(
+                "encode_sketch", f"kvlib {kind}", RotatedQuantizer(bits, sketch=kind), x, 1
+            )
             for kind in ("gaussian", "hadamard")
         ]
     return [*found, *peers]
@@ -271,19 +268,26 @@ def _by(x: FloatArray, dense: Dense, size: int) -> Callable[[Any], Mapping[str, 
     return lambda stored: quality(x, dense.decode(*(part[:JUDGED_ROWS] for part in stored)), size)
 
 
-def _encode_task(work: str, impl: str, quantizer: Quantizer, x: FloatArray, threads: int) -> Task:
+def _encode_task(
+    work: str, impl: str, quantizer: RotatedQuantizer, x: FloatArray, threads: int
+) -> Task:
     """Encoding by one quantizer; the kernels are off in the one called numpy."""
     kernels = not impl.endswith("numpy")
     run = configured(lambda: quantizer.encode(x), threads=threads, kernels=kernels)
 
-    def judge(result: Encoded) -> dict[str, float]:
+    def judge(result: RotatedEncoded) -> dict[str, float]:
         return quality(x, result.decode(), result.nbytes)
 
     return _task(work, impl, quantizer.bits, x, run, judge, threads)
 
 
 def _decode_task(
-    impl: str, encoded: Encoded, x: FloatArray, threads: int, *, out: FloatArray | None = None
+    impl: str,
+    encoded: RotatedEncoded,
+    x: FloatArray,
+    threads: int,
+    *,
+    out: FloatArray | None = None,
 ) -> Task:
     """Decoding what ``x`` was encoded to, into ``out`` if given; kernels as in encoding."""
     kernels = not impl.endswith("numpy")
@@ -348,7 +352,7 @@ class Dense:
 
 def memory_row(x: FloatArray, bits: int) -> Row:
     """What encoding ``x`` allocates at its peak beyond the stored result, in bytes."""
-    quantizer = Quantizer(bits)
+    quantizer = RotatedQuantizer(bits)
     quantizer.encode(x[:256])  # tables and compiled code are not the call's
     running = tracemalloc.is_tracing()
     tracemalloc.start()
@@ -361,7 +365,7 @@ def memory_row(x: FloatArray, bits: int) -> Row:
         if not running:
             tracemalloc.stop()
     extra = {"extra_bytes": peak - before - encoded.nbytes, "output_bytes": encoded.nbytes}
-    threads = _runtime.thread_count()
+    threads = runtime.thread_count()
     return Row("memory", "kvlib", bits, threads, len(x), x.shape[1], (), None, extra)
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
-
-from kvlib import claims
+from kvbook import ledger
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 # Methods that change what they are called on.
@@ -39,8 +38,8 @@ def verdict_cells():
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         for index, cell in enumerate(cells(path)):
             for output in cell["outputs"]:
-                if claims.MIME_TYPE in output.get("data", {}):
-                    found[output["data"][claims.MIME_TYPE]["id"]] = (path, index)
+                if ledger.MIME_TYPE in output.get("data", {}):
+                    found[output["data"][ledger.MIME_TYPE]["id"]] = (path, index)
     return found
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from kvlib import attention
+from kvlib.measure import attention
 
 
 def reference_kl(q, k, k_hat, *, scale, causal=False):

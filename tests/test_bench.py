@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvlib import _timing, bench
-from kvlib.__main__ import main
+from kvlib import bench, timing
 from kvlib.bench import Ratio, Row, Task
+from kvlib.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "book" / "tools" / "bench"
+FOLDER = ROOT / "book" / "kvbook" / "bench"
 PROMISED = {
     "work",
     "impl",
@@ -457,5 +457,5 @@ def test_extrapolation_takes_the_time_of_one_permutation(monkeypatch):
 
 
 def test_the_public_names_are_one_module():
-    assert bench.measure is _timing.measure
+    assert bench.measure is timing.measure
     assert set(bench.__all__) <= set(dir(bench))

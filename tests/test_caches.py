@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kvlib import caches
+from kvlib import files
+from kvlib.data import captured, synthetic
 
 BOOK = Path(__file__).parents[1] / "book"
 ALARM = 1e-4  # false-alarm rate of each distribution test below
@@ -27,7 +28,7 @@ def make_cache(seed=0, dtype=np.float16, **change):
         "q": x[0], "k": x[1], "v": x[2], "causal": True, "name": "tiny", "layers": (0, 5),
         "heads": (1, 3), "meta": {"note": "made up"}, "ids": np.arange(6, dtype=np.uint16),
     }  # fmt: skip
-    return caches.KVCache(**(fields | change))
+    return captured.KVCache(**(fields | change))
 
 
 def write_npz(path, change=None, drop=()):
@@ -60,18 +61,18 @@ def assert_same(a, b):
 def test_round_trip_is_exact_and_bytes_are_reproducible(tmp_path, dtype):
     cache = make_cache(dtype=dtype)
     for name in ("a.npz", "b.npz"):
-        caches.save(tmp_path / name, cache)
-        assert_same(caches.load(tmp_path / name), cache)
-    assert caches.sha256(tmp_path / "a.npz") == caches.sha256(tmp_path / "b.npz")
+        captured.save(tmp_path / name, cache)
+        assert_same(captured.load(tmp_path / name), cache)
+    assert files.sha256(tmp_path / "a.npz") == files.sha256(tmp_path / "b.npz")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "b.npz"]
 
 
 def test_a_failing_save_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
     path = tmp_path / "cache.npz"
-    caches.save(path, make_cache())
-    before = caches.sha256(path)
+    captured.save(path, make_cache())
+    before = files.sha256(path)
     with pytest.raises(TypeError):
-        caches.save(path, make_cache(seed=1, meta={"note": object()}))
+        captured.save(path, make_cache(seed=1, meta={"note": object()}))
 
     def fail(*args, **kwargs):
         args[0].write(b"half")
@@ -79,8 +80,8 @@ def test_a_failing_save_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch)
 
     monkeypatch.setattr(np, "savez_compressed", fail)
     with pytest.raises(OSError, match="disk full"):
-        caches.save(path, make_cache(seed=1))
-    assert caches.sha256(path) == before
+        captured.save(path, make_cache(seed=1))
+    assert files.sha256(path) == before
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -99,7 +100,7 @@ def test_heads_are_labelled_by_their_place_in_the_model():
 def test_big_endian_and_fortran_order_are_read_as_the_same_numbers(tmp_path):
     k = make_cache().k
     path = write_npz(tmp_path / "x.npz", {"k": np.asfortranarray(k.astype(">f4"))})
-    loaded = caches.load(path).k
+    loaded = captured.load(path).k
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, k)
 
@@ -136,26 +137,26 @@ def spoiled(value):
 def test_bad_arrays_are_refused_by_file_and_name(tmp_path, change, drop, error, message):
     path = write_npz(tmp_path / "bad.npz", change, drop)
     with pytest.raises(error, match=rf"bad\.npz: .*{message}"):
-        caches.load(path)
+        captured.load(path)
 
 
 def test_the_unspoiled_file_loads(tmp_path):
     # Negative control of the refusals above.
-    assert caches.load(write_npz(tmp_path / "good.npz")).name == "good"
+    assert captured.load(write_npz(tmp_path / "good.npz")).name == "good"
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file"):
-        caches.load(tmp_path / "none.npz")
+        captured.load(tmp_path / "none.npz")
     text = tmp_path / "text.npz"
     text.write_text("not a zip file")
     with pytest.raises(ValueError, match=r"text\.npz: not a readable npz file"):
-        caches.load(text)
+        captured.load(text)
     single = tmp_path / "single.npz"
     with single.open("wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(ValueError, match=r"single\.npz: not a readable npz file"):
-        caches.load(single)
+        captured.load(single)
 
 
 def replaced(path, name, data):
@@ -179,22 +180,22 @@ def npy_header(shape, dtype="<f4"):
 def test_a_header_that_declares_more_than_there_is_is_refused(tmp_path, shape):
     path = replaced(write_npz(tmp_path / "lie.npz"), "k.npy", npy_header(shape) + b"\0" * 64)
     with pytest.raises(ValueError, match=r"lie\.npz: array 'k' (declares shape|must not be empty)"):
-        caches.load(path)
+        captured.load(path)
 
 
 def test_members_without_npy_header_are_refused(tmp_path):
     path = replaced(write_npz(tmp_path / "raw.npz"), "k.npy", b"some text")
     with pytest.raises(ValueError, match=r"raw\.npz: array 'k' has no readable npy header"):
-        caches.load(path)
+        captured.load(path)
 
 
 def test_a_zip_bomb_is_refused_before_unpacking(tmp_path):
     path = replaced(write_npz(tmp_path / "bomb.npz"), "k.npy", bytes(10**8))
     assert path.stat().st_size < 10**6
     with pytest.raises(ValueError, match=r"bomb\.npz: declares 1000\d+ unpacked bytes, allowed"):
-        caches.load(path, max_bytes=10**7)
+        captured.load(path, max_bytes=10**7)
     with pytest.raises(ValueError, match="max_bytes must be an integer >= 1"):
-        caches.load(path, max_bytes=0)
+        captured.load(path, max_bytes=0)
 
 
 def test_duplicate_members_are_refused(tmp_path):
@@ -202,13 +203,13 @@ def test_duplicate_members_are_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("k.npy", b"")
     with pytest.raises(ValueError, match="holds some twice"):
-        caches.load(path)
+        captured.load(path)
 
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory):
     path = tmp_path_factory.mktemp("valid") / "valid.npz"
-    caches.save(path, make_cache())
+    captured.save(path, make_cache())
     return path.read_bytes(), path.with_name("damaged.npz")
 
 
@@ -224,14 +225,14 @@ def test_damage_is_refused_or_harmless(valid, data):
         damaged = content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :]
     path.write_bytes(damaged)
     try:
-        loaded = caches.load(path)
+        loaded = captured.load(path)
     except (ValueError, TypeError):
         with pytest.raises((ValueError, TypeError), match=r"damaged\.npz: "):
-            caches.load(path)
+            captured.load(path)
         return
     # Damage in a field that zip readers ignore, such as a time stamp; ids are optional.
     if loaded.ids is None:
-        loaded = caches.KVCache(**(vars(loaded) | {"ids": make_cache().ids}))
+        loaded = captured.KVCache(**(vars(loaded) | {"ids": make_cache().ids}))
     assert_same(loaded, make_cache())
 
 
@@ -249,8 +250,8 @@ def test_damage_is_refused_or_harmless(valid, data):
 def test_captured_files_are_those_of_the_data_card(name, shape, causal):
     card = (BOOK / "datacard.md").read_text()
     digests = dict(re.findall(r"\|\s*`([\w-]+)\.npz`\s*\|\s*`([0-9a-f]{64})`", card))
-    assert caches.sha256(BOOK / "data" / f"{name}.npz") == digests[name]
-    cache = caches.load(BOOK / "data" / f"{name}.npz")
+    assert files.sha256(BOOK / "data" / f"{name}.npz") == digests[name]
+    cache = captured.load(BOOK / "data" / f"{name}.npz")
     assert cache.k.shape == shape
     assert cache.causal is causal
 
@@ -258,45 +259,45 @@ def test_captured_files_are_those_of_the_data_card(name, shape, causal):
 # Synthetic families ----------------------------------------------------------------------------
 
 EXAMPLES = [
-    caches.GAUSSIAN,
-    caches.student_t(3),
-    caches.low_rank(2),
-    caches.low_rank_t(2, 4),
-    caches.spike(0.9),
-    caches.common_mean(0.3),
+    synthetic.GAUSSIAN,
+    synthetic.student_t(3),
+    synthetic.low_rank(2),
+    synthetic.low_rank_t(2, 4),
+    synthetic.spike(0.9),
+    synthetic.common_mean(0.3),
 ]
 
 
 @pytest.mark.parametrize("family", EXAMPLES, ids=lambda f: f.label)
 def test_draws_have_their_shape_and_repeat_with_the_seed(family):
     x, again = (
-        caches.draw(family, 5, 8, rng=np.random.default_rng(1), heads=(2, 3)) for _ in range(2)
+        synthetic.draw(family, 5, 8, rng=np.random.default_rng(1), heads=(2, 3)) for _ in range(2)
     )
     assert x.shape == (2, 3, 5, 8)
     np.testing.assert_array_equal(x, again)
-    other = caches.draw(family, 5, 8, rng=np.random.default_rng(2), heads=(2, 3))
+    other = synthetic.draw(family, 5, 8, rng=np.random.default_rng(2), heads=(2, 3))
     assert not np.isclose(x, other).any()
     # Heads are independent draws.
     assert not np.isclose(x[0, 0], x[1, 2]).any()
 
 
 def ks_p(family, cdf, seed):
-    x = caches.draw(family, 2000, 8, rng=np.random.default_rng(seed))
+    x = synthetic.draw(family, 2000, 8, rng=np.random.default_rng(seed))
     return stats.kstest(x.ravel(), cdf).pvalue
 
 
 def test_entries_follow_their_laws():
-    assert ks_p(caches.GAUSSIAN, stats.norm.cdf, 3) > ALARM
+    assert ks_p(synthetic.GAUSSIAN, stats.norm.cdf, 3) > ALARM
     for nu in (1.05, 3.0):
-        assert ks_p(caches.student_t(nu), stats.t(nu).cdf, 4) > ALARM
+        assert ks_p(synthetic.student_t(nu), stats.t(nu).cdf, 4) > ALARM
     # Negative control: the same test tells nu = 3 from nu = 5 and from the normal law.
-    assert ks_p(caches.student_t(3), stats.t(5).cdf, 4) < ALARM
-    assert ks_p(caches.student_t(3), stats.norm.cdf, 4) < ALARM
+    assert ks_p(synthetic.student_t(3), stats.t(5).cdf, 4) < ALARM
+    assert ks_p(synthetic.student_t(3), stats.norm.cdf, 4) < ALARM
 
 
-@pytest.mark.parametrize("family", [caches.low_rank(3), caches.low_rank_t(3, 3)])
+@pytest.mark.parametrize("family", [synthetic.low_rank(3), synthetic.low_rank_t(3, 3)])
 def test_low_rank_draws_have_that_rank_in_every_head(family):
-    x = caches.draw(family, 50, 16, rng=np.random.default_rng(5), heads=(4,))
+    x = synthetic.draw(family, 50, 16, rng=np.random.default_rng(5), heads=(4,))
     values = np.linalg.svd(x, compute_uv=False)
     assert (values[:, 2] > 1e-3 * values[:, 0]).all()
     assert (values[:, 3] < 1e-12 * values[:, 0]).all()
@@ -312,18 +313,18 @@ def test_low_rank_t_has_the_tails_of_its_factors():
     size = 80_000
 
     def ratio_p(family, nu):
-        x = caches.draw(family, size, 4, rng=np.random.default_rng(6))[:, 0]
+        x = synthetic.draw(family, size, 4, rng=np.random.default_rng(6))[:, 0]
         t = stats.t(nu).rvs(size, random_state=np.random.default_rng(7))
         return stats.ks_2samp(x[::2] / x[1::2], t[::2] / t[1::2]).pvalue
 
-    assert ratio_p(caches.low_rank_t(1, 1.05), 1.05) > ALARM
+    assert ratio_p(synthetic.low_rank_t(1, 1.05), 1.05) > ALARM
     # Negative control: Gaussian factors have other ratios.
-    assert ratio_p(caches.low_rank(1), 1.05) < ALARM
+    assert ratio_p(synthetic.low_rank(1), 1.05) < ALARM
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.99])
 def test_spike_holds_its_share_exactly_and_at_random_places(energy):
-    x = caches.draw(caches.spike(energy), 4000, 8, rng=np.random.default_rng(8))
+    x = synthetic.draw(synthetic.spike(energy), 4000, 8, rng=np.random.default_rng(8))
     share = np.square(x).max(-1) / np.square(x).sum(-1)
     # The spike is the largest coordinate whenever its share is at least one half.
     np.testing.assert_allclose(share, energy, rtol=1e-12)
@@ -331,14 +332,14 @@ def test_spike_holds_its_share_exactly_and_at_random_places(energy):
     assert stats.chisquare(np.bincount(place, minlength=8)).pvalue > ALARM
     signs = np.take_along_axis(x, place[:, None], -1) > 0
     assert stats.binomtest(int(signs.sum()), 4000).pvalue > ALARM
-    gaussian = caches.draw(caches.GAUSSIAN, 4000, 8, rng=np.random.default_rng(8))
+    gaussian = synthetic.draw(synthetic.GAUSSIAN, 4000, 8, rng=np.random.default_rng(8))
     assert (np.square(gaussian).max(-1) / np.square(gaussian).sum(-1)).mean() < 0.5
 
 
 def test_common_mean_holds_its_share_and_is_one_vector_a_head():
     energy, tokens, dim = 0.3, 4000, 16
     rng = np.random.default_rng(9)
-    x = caches.draw(caches.common_mean(energy), tokens, dim, rng=rng, heads=(2,))
+    x = synthetic.draw(synthetic.common_mean(energy), tokens, dim, rng=rng, heads=(2,))
     mean = x.mean(1)
     # |mean|^2 / d estimates the share with variance about 4 e (1-e) / (d tokens) and a bias of
     # (1-e)/tokens, here removed; six standard errors: alarm rate 2e-9.
@@ -352,12 +353,12 @@ def test_common_mean_holds_its_share_and_is_one_vector_a_head():
 
 @pytest.mark.parametrize(
     "family",
-    [caches.GAUSSIAN, caches.low_rank(4), caches.spike(0.9), caches.common_mean(0.3)],
+    [synthetic.GAUSSIAN, synthetic.low_rank(4), synthetic.spike(0.9), synthetic.common_mean(0.3)],
     ids=lambda f: f.label,
 )
 def test_families_with_a_variance_have_mean_square_one(family):
     # Over 400 heads; the standard error is estimated from them, six of them: alarm rate 2e-9.
-    x = caches.draw(family, 40, 16, rng=np.random.default_rng(10), heads=(400,))
+    x = synthetic.draw(family, 40, 16, rng=np.random.default_rng(10), heads=(400,))
     power = np.square(x).mean((-2, -1))
     assert abs(power.mean() - 1) < 6 * power.std() / 20
     # Negative control: ten percent more fails the same check.
@@ -365,35 +366,35 @@ def test_families_with_a_variance_have_mean_square_one(family):
 
 
 def test_families_by_name_and_label():
-    assert caches.family("student_t", nu=3) == caches.student_t(3)
-    assert caches.family("gaussian") is not None
+    assert synthetic.family("student_t", nu=3) == synthetic.student_t(3)
+    assert synthetic.family("gaussian") is not None
     for example in EXAMPLES:
         given_params = {
             p: getattr(example, p) for p in ("nu", "rank", "energy") if getattr(example, p)
         }
-        assert caches.family(example.kind, **given_params) == example
-    assert caches.low_rank_t(2, 1.5).label == "low_rank_t(rank=2, nu=1.5)"
-    assert caches.GAUSSIAN.label == "gaussian"
+        assert synthetic.family(example.kind, **given_params) == example
+    assert synthetic.low_rank_t(2, 1.5).label == "low_rank_t(rank=2, nu=1.5)"
+    assert synthetic.GAUSSIAN.label == "gaussian"
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: caches.family("cauchy"), ValueError, "name must be one of 'gaussian', "),
-        (lambda: caches.family("student_t"), ValueError, "'student_t' takes nu, got none"),
-        (lambda: caches.family("spike", nu=3), ValueError, "'spike' takes energy, got nu"),
-        (lambda: caches.family("gaussian", nu=3), ValueError, "'gaussian' takes no parameter"),
-        (lambda: caches.Family("gaussian", nu=3), ValueError, "takes no parameter, got nu=3"),
-        (lambda: caches.student_t(0), ValueError, "nu must be a finite number > 0, got 0"),
-        (lambda: caches.student_t("3"), TypeError, "nu must be a finite number > 0, got '3'"),
-        (lambda: caches.low_rank(0), ValueError, "rank must be an integer >= 1, got 0"),
-        (lambda: caches.low_rank(1.5), TypeError, "rank must be an integer >= 1, got 1.5"),
-        (lambda: caches.spike(1.0), ValueError, r"energy must be a number in \(0, 1\), got 1.0"),
-        (lambda: caches.common_mean(float("nan")), ValueError, "energy must be a number"),
-        (lambda: draw_one(caches.low_rank(9)), ValueError, "got rank 9 and dim 8"),
-        (lambda: draw_one(caches.student_t(1e-3)), ValueError, "overflows float64"),
-        (lambda: draw_one(caches.GAUSSIAN, tokens=0), ValueError, "tokens must be an integer"),
-        (lambda: draw_one(caches.GAUSSIAN, heads=(0,)), ValueError, "heads must be an integer"),
+        (lambda: synthetic.family("cauchy"), ValueError, "name must be one of 'gaussian', "),
+        (lambda: synthetic.family("student_t"), ValueError, "'student_t' takes nu, got none"),
+        (lambda: synthetic.family("spike", nu=3), ValueError, "'spike' takes energy, got nu"),
+        (lambda: synthetic.family("gaussian", nu=3), ValueError, "'gaussian' takes no parameter"),
+        (lambda: synthetic.Family("gaussian", nu=3), ValueError, "takes no parameter, got nu=3"),
+        (lambda: synthetic.student_t(0), ValueError, "nu must be a finite number > 0, got 0"),
+        (lambda: synthetic.student_t("3"), TypeError, "nu must be a finite number > 0, got '3'"),
+        (lambda: synthetic.low_rank(0), ValueError, "rank must be an integer >= 1, got 0"),
+        (lambda: synthetic.low_rank(1.5), TypeError, "rank must be an integer >= 1, got 1.5"),
+        (lambda: synthetic.spike(1.0), ValueError, r"energy must be a number in \(0, 1\), got 1.0"),
+        (lambda: synthetic.common_mean(float("nan")), ValueError, "energy must be a number"),
+        (lambda: draw_one(synthetic.low_rank(9)), ValueError, "got rank 9 and dim 8"),
+        (lambda: draw_one(synthetic.student_t(1e-3)), ValueError, "overflows float64"),
+        (lambda: draw_one(synthetic.GAUSSIAN, tokens=0), ValueError, "tokens must be an integer"),
+        (lambda: draw_one(synthetic.GAUSSIAN, heads=(0,)), ValueError, "heads must be an integer"),
     ],
 )
 def test_bad_families_are_refused(call, error, message):
@@ -402,4 +403,4 @@ def test_bad_families_are_refused(call, error, message):
 
 
 def draw_one(family, tokens=4, heads=()):
-    return caches.draw(family, tokens, 8, rng=np.random.default_rng(0), heads=heads)
+    return synthetic.draw(family, tokens, 8, rng=np.random.default_rng(0), heads=heads)

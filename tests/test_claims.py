@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass
 
 import pytest
-
-from kvlib import claims
-from kvlib.__main__ import main
+from kvbook import ledger
+from kvbook.ledger.__main__ import main
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,9 @@ class Interval:
 
 RULES = [
     # rule, supported, refuted, too wide to tell
-    (claims.Within(1.0, 0.1), (0.95, 1.05), (1.2, 1.3), (1.05, 1.2)),
-    (claims.Below(1.0), (0.2, 0.9), (1.1, 1.2), (0.9, 1.1)),
-    (claims.Above(1.0), (1.1, 1.2), (0.2, 0.9), (0.9, 1.1)),
+    (ledger.Within(1.0, 0.1), (0.95, 1.05), (1.2, 1.3), (1.05, 1.2)),
+    (ledger.Below(1.0), (0.2, 0.9), (1.1, 1.2), (0.9, 1.1)),
+    (ledger.Above(1.0), (1.1, 1.2), (0.2, 0.9), (0.9, 1.1)),
 ]
 
 
@@ -33,7 +32,7 @@ def test_each_rule_reaches_each_verdict(rule, inside, outside, astride):
 
 
 def test_an_interval_wider_than_the_tolerance_is_never_supported():
-    assert claims.Within(1.0, 0.1).judge(0.5, 1.5) == "INCONCLUSIVE"
+    assert ledger.Within(1.0, 0.1).judge(0.5, 1.5) == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize(
@@ -47,15 +46,15 @@ def test_an_interval_wider_than_the_tolerance_is_never_supported():
     ],
 )
 def test_overall(kinds, expected):
-    assert claims.overall(kinds) == expected
+    assert ledger.overall(kinds) == expected
 
 
 def _predictions():
-    return claims.Predictions(
+    return ledger.Predictions(
         "T03",
         [
-            claims.Prediction("first", claims.Within(1, 0.5), "outside"),
-            claims.Prediction("second", claims.Below(2), "above two"),
+            ledger.Prediction("first", ledger.Within(1, 0.5), "outside"),
+            ledger.Prediction("second", ledger.Below(2), "above two"),
         ],
     )
 
@@ -81,7 +80,7 @@ def test_the_display_carries_text_html_and_record():
     assert bundle["text/plain"].splitlines()[0] == "T03: SUPPORTED"
     assert 'id="verdict-t03"' in bundle["text/html"]
     assert "a &lt;note&gt;" in bundle["text/html"]
-    record = bundle[claims.MIME_TYPE]
+    record = bundle[ledger.MIME_TYPE]
     assert record["measured"] == 1.0  # four significant digits
     assert json.loads(json.dumps(record)) == record
 
@@ -97,8 +96,8 @@ def _notebook(folder, name, *verdicts):
 
 def test_the_ledger_reads_executed_notebooks_only(tmp_path):
     _notebook(tmp_path, "01_x.ipynb", _verdict())
-    rows = {row["id"]: row for row in claims.read_ledger(tmp_path)}
-    assert list(rows) == list(claims.CLAIMS)
+    rows = {row["id"]: row for row in ledger.read_ledger(tmp_path)}
+    assert list(rows) == list(ledger.CLAIMS)
     assert rows["T03"]["verdict"] == "SUPPORTED"
     assert rows["T03"]["notebook"] == f"{tmp_path.name}/01_x.ipynb"
     assert rows["C01"]["verdict"] == "NOT YET TESTED"
@@ -110,37 +109,37 @@ def test_a_claim_judged_twice_is_refused(tmp_path):
     _notebook(tmp_path, "01_x.ipynb", _verdict())
     _notebook(tmp_path, "02_y.ipynb", _verdict(second=3.0))
     with pytest.raises(ValueError, match=r"T03 is judged twice: in .*01_x.* and in 02_y"):
-        claims.read_ledger(tmp_path)
+        ledger.read_ledger(tmp_path)
 
 
 def test_command_line(tmp_path, capsys):
     _notebook(tmp_path, "01_x.ipynb", _verdict())
-    assert main(["claims", "--json", "--notebooks", str(tmp_path)]) == 0
+    assert main(["--json", "--notebooks", str(tmp_path)]) == 0
     rows = json.loads(capsys.readouterr().out)
     keys = {"id", "verdict", "prediction", "measured", "low", "high", "notebook"}
     assert all(keys <= set(row) for row in rows)
-    assert main(["claims", "--notebooks", str(tmp_path)]) == 0
+    assert main(["--notebooks", str(tmp_path)]) == 0
     assert "T03  SUPPORTED" in capsys.readouterr().out
-    assert main(["claims", "--notebooks", str(tmp_path / "none")]) == 2
+    assert main(["--notebooks", str(tmp_path / "none")]) == 2
     assert "notebooks must be a folder" in capsys.readouterr().err
 
 
 def test_the_table_is_complete():
-    assert [c for c in claims.CLAIMS if c.startswith("C")] == [f"C{i:02}" for i in range(1, 20)]
-    assert [c for c in claims.CLAIMS if c.startswith("T")] == [f"T{i:02}" for i in range(1, 20)]
-    assert all(c.statement and c.expectation for c in claims.CLAIMS.values())
+    assert [c for c in ledger.CLAIMS if c.startswith("C")] == [f"C{i:02}" for i in range(1, 20)]
+    assert [c for c in ledger.CLAIMS if c.startswith("T")] == [f"T{i:02}" for i in range(1, 20)]
+    assert all(c.statement and c.expectation for c in ledger.CLAIMS.values())
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: claims.Within(1, -1), "tolerance must be non-negative"),
-        (lambda: claims.Below(float("nan")), "bound must be finite"),
-        (lambda: claims.Predictions("C99", []), "claim_id must be one of C01"),
-        (lambda: claims.Predictions("C01", []), "distinct labels"),
+        (lambda: ledger.Within(1, -1), "tolerance must be non-negative"),
+        (lambda: ledger.Below(float("nan")), "bound must be finite"),
+        (lambda: ledger.Predictions("C99", []), "claim_id must be one of C01"),
+        (lambda: ledger.Predictions("C01", []), "distinct labels"),
         (lambda: _predictions().verdict({}), "exactly the predicted labels"),
         (lambda: _verdict(first=float("inf")), "must be finite"),
-        (lambda: claims.overall([]), "one or more"),
+        (lambda: ledger.overall([]), "one or more"),
         (
             lambda: _predictions().predictions[0].check(Interval(1, 2, 3)),
             "low <= estimate <= high",

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from kvlib import codebooks, sphere
-from kvlib.codebooks import (
+from kvlib.laws import sphere
+from kvlib.quantize import codebooks
+from kvlib.quantize.codebooks import (
     Codebook,
     equal_probability,
     lloyd_iterations,

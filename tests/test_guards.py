@@ -2,16 +2,14 @@
 
 import copy
 import re
-import sys
 from pathlib import Path
 
 import guards
 import nbformat
-import pages
 import pytest
+from kvbook.build import pages
+from kvbook.ledger import CLAIMS
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-from kvlib.claims import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -107,7 +105,7 @@ def test_there_are_chapters_to_guard():
 
 
 def test_chapters_are_stored_in_their_one_form():
-    from chapters import normalise, serialise
+    from kvbook.build.chapters import normalise, serialise
 
     for path in CHAPTERS:
         stored = path.read_text(encoding="utf-8")
@@ -331,7 +329,3 @@ def test_numbers_that_are_no_results(text):
 )
 def test_same_number(digits, value, same):
     assert guards.same_number(digits, value) is same
-
-
-def test_pytest_finds_the_tools():
-    assert Path(sys.modules["pages"].__file__).parent == ROOT / "book" / "tools"

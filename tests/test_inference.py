@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy.stats
 
-from kvlib import inference
+from kvlib import stats
 
 
 def within(rate, nominal, trials):
@@ -28,7 +28,7 @@ def covers(x, quantile):
 
 def test_mean_interval_by_hand():
     # 1, 2, 3, 4: mean 5/2, standard error sqrt(5/3)/2, t quantile 3.18245 at 3 degrees.
-    interval = inference.mean_interval([1, 2, 3, 4])
+    interval = stats.mean_interval([1, 2, 3, 4])
     assert (interval.estimate, interval.n) == (2.5, 4)
     assert interval.half_width == pytest.approx(3.182446305 * math.sqrt(5 / 3) / 2)
     assert 2.5 in interval
@@ -41,11 +41,11 @@ def test_mean_interval_covers_at_its_confidence(n):
     trials = 4000
     x = np.random.default_rng(n).standard_normal((trials, n))
     for confidence in (0.95, 0.8):
-        covered = np.mean([0 in inference.mean_interval(row, confidence) for row in x])
+        covered = np.mean([0 in stats.mean_interval(row, confidence) for row in x])
         assert within(covered, confidence, trials)
     if n < 30:
         # Negative control: the normal quantile in place of Student's undercovers at small n.
-        z = np.mean(covers(x, stats.norm.ppf(0.975)))
+        z = np.mean(covers(x, scipy.stats.norm.ppf(0.975)))
         assert z < 0.95
         assert not within(z, 0.95, trials)
 
@@ -56,14 +56,14 @@ def test_bootstrap_interval_covers_a_skewed_mean_and_median():
     x = rng.exponential(size=(trials, n))
     for statistic, truth in ((np.mean, 1.0), (np.median, math.log(2))):
         covered = np.mean(
-            [truth in inference.bootstrap_interval(r, statistic, resamples=999, rng=rng) for r in x]
+            [truth in stats.bootstrap_interval(r, statistic, resamples=999, rng=rng) for r in x]
         )
         # BCa is second-order correct, not exact: one percent of leeway beyond the noise.
         assert within(covered, 0.95, trials) or within(covered, 0.94, trials)
     # Negative control: the same check rejects intervals of 80 percent confidence.
     short = np.mean(
         [
-            1.0 in inference.bootstrap_interval(r, np.mean, confidence=0.8, resamples=999, rng=rng)
+            1.0 in stats.bootstrap_interval(r, np.mean, confidence=0.8, resamples=999, rng=rng)
             for r in x
         ]
     )
@@ -74,26 +74,26 @@ def test_bootstrap_interval_covers_a_skewed_mean_and_median():
 def test_bootstrap_interval_is_reproducible_and_holds_its_estimate(method):
     x = np.random.default_rng(2).standard_normal(50)
     first, second = (
-        inference.bootstrap_interval(x, np.mean, method=method, rng=np.random.default_rng(3))
+        stats.bootstrap_interval(x, np.mean, method=method, rng=np.random.default_rng(3))
         for _ in range(2)
     )
     assert first == second
     assert first.estimate == pytest.approx(x.mean())
     assert first.estimate in first
     # For a normal mean it is close to Student's.
-    assert first.half_width == pytest.approx(inference.mean_interval(x).half_width, rel=0.1)
+    assert first.half_width == pytest.approx(stats.mean_interval(x).half_width, rel=0.1)
 
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_difference_interval_matches_scipy(paired):
     rng = np.random.default_rng(8)
     x, y = 3 * rng.standard_normal(9) + 1, rng.standard_normal(9 if paired else 14)
-    found = inference.difference_interval(x, y, paired=paired, confidence=0.9)
-    test = stats.ttest_rel(x, y) if paired else stats.ttest_ind(x, y, equal_var=False)
+    found = stats.difference_interval(x, y, paired=paired, confidence=0.9)
+    test = scipy.stats.ttest_rel(x, y) if paired else scipy.stats.ttest_ind(x, y, equal_var=False)
     expected = test.confidence_interval(0.9)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-10)
     assert (found.estimate, found.n) == (pytest.approx(x.mean() - y.mean()), 9)
-    constant = inference.difference_interval([2, 2], [1, 1], paired=paired)
+    constant = stats.difference_interval([2, 2], [1, 1], paired=paired)
     assert (constant.low, constant.high) == (1, 1)
 
 
@@ -102,10 +102,10 @@ def test_difference_interval_covers_with_unequal_spread_and_sizes():
     rng = np.random.default_rng(9)
     x, y = 5 * rng.standard_normal((trials, 5)), rng.standard_normal((trials, 20))
     pairs = list(zip(x, y, strict=True))
-    covered = np.mean([0 in inference.difference_interval(*pair) for pair in pairs])
+    covered = np.mean([0 in stats.difference_interval(*pair) for pair in pairs])
     assert within(covered, 0.95, trials)
     # Negative control: the interval that assumes equal variances.
-    pooled = np.mean([stats.ttest_ind(*pair).pvalue > 0.05 for pair in pairs])
+    pooled = np.mean([scipy.stats.ttest_ind(*pair).pvalue > 0.05 for pair in pairs])
     assert not within(pooled, 0.95, trials)
 
 
@@ -117,7 +117,7 @@ def test_bootstrap_difference_covers_and_pairing_narrows_it():
 
     def intervals(**options):
         return [
-            inference.bootstrap_difference(a, b, np.mean, resamples=499, rng=rng, **options)
+            stats.bootstrap_difference(a, b, np.mean, resamples=499, rng=rng, **options)
             for a, b in zip(x, y, strict=True)
         ]
 
@@ -139,39 +139,39 @@ def test_bootstrap_difference_covers_and_pairing_narrows_it():
 def test_ks_distance_matches_scipy_with_and_without_ties():
     x = np.random.default_rng(4).standard_normal(500)
     for sample in (x, np.round(x, 1), x.reshape(50, 10)):
-        expected = stats.kstest(sample.ravel(), stats.norm.cdf).statistic
-        assert inference.ks_distance(sample, stats.norm.cdf) == pytest.approx(expected)
+        expected = scipy.stats.kstest(sample.ravel(), scipy.stats.norm.cdf).statistic
+        assert stats.ks_distance(sample, scipy.stats.norm.cdf) == pytest.approx(expected)
     # One point at the median is half a step away; a point mass there likewise.
-    assert inference.ks_distance([0.0], stats.norm.cdf) == 0.5
-    assert inference.ks_distance([0.0] * 7, stats.norm.cdf) == 0.5
+    assert stats.ks_distance([0.0], scipy.stats.norm.cdf) == 0.5
+    assert stats.ks_distance([0.0] * 7, scipy.stats.norm.cdf) == 0.5
 
 
 def test_ks_distances_are_taken_row_by_row():
     x = np.random.default_rng(7).standard_normal((3, 4, 20))
-    rows = inference.ks_distances(x, stats.norm.cdf)
+    rows = stats.ks_distances(x, scipy.stats.norm.cdf)
     assert rows.shape == (3, 4)
-    assert rows[2, 1] == inference.ks_distance(x[2, 1], stats.norm.cdf)
+    assert rows[2, 1] == stats.ks_distance(x[2, 1], scipy.stats.norm.cdf)
     # Negative control: rows that each fail can pool to the very law.
-    split = stats.norm.ppf((np.arange(100) + 0.5) / 100).reshape(2, 50)
-    assert inference.ks_distances(split, stats.norm.cdf) == pytest.approx([0.505, 0.505])
-    assert inference.ks_distance(split, stats.norm.cdf) == pytest.approx(0.005)
+    split = scipy.stats.norm.ppf((np.arange(100) + 0.5) / 100).reshape(2, 50)
+    assert stats.ks_distances(split, scipy.stats.norm.cdf) == pytest.approx([0.505, 0.505])
+    assert stats.ks_distance(split, scipy.stats.norm.cdf) == pytest.approx(0.005)
 
 
 def test_monte_carlo_null_of_a_uniform_maximum():
     # The largest of 5 uniform numbers has distribution function x^5. Alarm rate 1e-4.
-    null = inference.monte_carlo_null(
+    null = stats.monte_carlo_null(
         np.max, lambda rng: rng.random(5), repetitions=2000, rng=np.random.default_rng(5)
     )
     assert (np.diff(null) >= 0).all()
-    assert stats.kstest(null, lambda x: x**5).pvalue > 1e-4
-    assert stats.kstest(null, lambda x: x**6).pvalue < 1e-4  # negative control
+    assert scipy.stats.kstest(null, lambda x: x**5).pvalue > 1e-4
+    assert scipy.stats.kstest(null, lambda x: x**6).pvalue < 1e-4  # negative control
 
 
 def test_pvalue_counts_ties_and_is_never_zero():
     null = np.array([0.0, 1, 1, 2])
-    assert inference.monte_carlo_pvalue(1, null) == (1 + 3) / 5
-    assert inference.monte_carlo_pvalue(1.5, null) == (1 + 1) / 5
-    assert inference.monte_carlo_pvalue(99, null) == 1 / 5
+    assert stats.monte_carlo_pvalue(1, null) == (1 + 3) / 5
+    assert stats.monte_carlo_pvalue(1.5, null) == (1 + 1) / 5
+    assert stats.monte_carlo_pvalue(99, null) == 1 / 5
 
 
 def rejection_rate(pvalue, draw, trials=2000, size=99, seed=6):
@@ -189,8 +189,8 @@ def test_size_of_the_pvalue_with_continuous_and_tied_statistics():
     normal = lambda rng, shape: rng.standard_normal(shape)  # noqa: E731
     # Sums of six signs: seven values, heavily tied.
     signs = lambda rng, shape: rng.choice([-1, 1], (*shape, 6)).sum(-1)  # noqa: E731
-    assert within(rejection_rate(inference.monte_carlo_pvalue, normal), 0.05, 2000)
-    tied = rejection_rate(inference.monte_carlo_pvalue, signs)
+    assert within(rejection_rate(stats.monte_carlo_pvalue, normal), 0.05, 2000)
+    tied = rejection_rate(stats.monte_carlo_pvalue, signs)
     assert tied <= 0.05 or within(tied, 0.05, 2000)
     # Negative control: a strict inequality rejects far too often on the tied statistic.
     strict = rejection_rate(strict_pvalue, signs)
@@ -214,7 +214,7 @@ def test_holm_is_closed_bonferroni():
     rng = np.random.default_rng(11)
     for size in (1, 2, 5, 7):
         for p in (rng.random(size), rng.random(size) / 20, np.round(rng.random(size) / 5, 1)):
-            assert inference.holm(p) == pytest.approx(closed_bonferroni(p), abs=1e-12)
+            assert stats.holm(p) == pytest.approx(closed_bonferroni(p), abs=1e-12)
 
 
 def test_holm_bounds_false_rejections():
@@ -222,7 +222,7 @@ def test_holm_bounds_false_rejections():
     rng = np.random.default_rng(12)
     p = rng.random((trials, true + false))
     p[:, true:] /= 1e4  # false null hypotheses, always found
-    adjusted = np.array([inference.holm(row) for row in p])
+    adjusted = np.array([stats.holm(row) for row in p])
     # All four are found first, so that six remain: 1 - (1 - 0.05/6)^6.
     expected = 1 - (1 - 0.05 / true) ** true
     assert within(np.mean((adjusted[:, :true] <= 0.05).any(1)), expected, trials)
@@ -237,23 +237,26 @@ def test_holm_bounds_false_rejections():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: inference.mean_interval([1.0]), "samples must hold at least 2 values, got 1"),
-        (lambda: inference.mean_interval([1.0, np.nan]), "samples must be finite, got 1 NaN"),
-        (lambda: inference.mean_interval([1, 2], 95), r"confidence must be a number in \(0, 1\)"),
+        (lambda: stats.mean_interval([1.0]), "samples must hold at least 2 values, got 1"),
+        (lambda: stats.mean_interval([1.0, np.nan]), "samples must be finite, got 1 NaN"),
+        (lambda: stats.mean_interval([1, 2], 95), r"confidence must be a number in \(0, 1\)"),
         (lambda: bootstrap([1.0, 1.0]), "samples must differ, got 2 times 1"),
         (lambda: bootstrap([1.0, 2.0], method="t"), "method must be one of 'BCa'"),
         (lambda: bootstrap([1.0, 2.0], resamples=5), "resamples must be an integer >= 100"),
-        (lambda: inference.ks_distance([], stats.norm.cdf), "samples must hold at least 1"),
-        (lambda: inference.ks_distance([1.0], lambda x: 2 * x), "cdf must return one value"),
-        (lambda: inference.ks_distances([[np.nan]], stats.norm.cdf), "samples must be finite and"),
-        (lambda: inference.holm([]), r"pvalues must have shape \(m,\) with m >= 1, got \(0,\)"),
-        (lambda: inference.holm([0.5, 1.5]), r"pvalues must lie in \[0, 1\], got 1.5"),
-        (lambda: inference.holm([np.nan]), r"pvalues must lie in \[0, 1\], got nan"),
+        (lambda: stats.ks_distance([], scipy.stats.norm.cdf), "samples must hold at least 1"),
+        (lambda: stats.ks_distance([1.0], lambda x: 2 * x), "cdf must return one value"),
         (
-            lambda: inference.difference_interval([1, 2], [1, 2, 3], paired=True),
+            lambda: stats.ks_distances([[np.nan]], scipy.stats.norm.cdf),
+            "samples must be finite and",
+        ),
+        (lambda: stats.holm([]), r"pvalues must have shape \(m,\) with m >= 1, got \(0,\)"),
+        (lambda: stats.holm([0.5, 1.5]), r"pvalues must lie in \[0, 1\], got 1.5"),
+        (lambda: stats.holm([np.nan]), r"pvalues must lie in \[0, 1\], got nan"),
+        (
+            lambda: stats.difference_interval([1, 2], [1, 2, 3], paired=True),
             "y must have as many samples as x when paired, got 3 against 2",
         ),
-        (lambda: inference.monte_carlo_pvalue(np.nan, [1.0]), "observed must be finite, got nan"),
+        (lambda: stats.monte_carlo_pvalue(np.nan, [1.0]), "observed must be finite, got nan"),
     ],
 )
 def test_bad_input_is_refused(call, message):
@@ -262,4 +265,4 @@ def test_bad_input_is_refused(call, message):
 
 
 def bootstrap(x, **change):
-    return inference.bootstrap_interval(x, np.mean, rng=np.random.default_rng(0), **change)
+    return stats.bootstrap_interval(x, np.mean, rng=np.random.default_rng(0), **change)

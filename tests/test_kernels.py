@@ -22,9 +22,10 @@ import oracle
 import pytest
 from scipy.linalg import hadamard
 
-from kvlib import _compiled, _runtime, attention, codebooks, packing
-from kvlib.codebooks import Codebook
-from kvlib.schemes import Quantizer
+from kvlib.measure import attention
+from kvlib.quantize import RotatedQuantizer, codebooks, packing
+from kvlib.quantize.codebooks import Codebook
+from kvlib.quantize.kernels import dispatch, runtime
 
 pytest.importorskip("numba")
 
@@ -99,7 +100,7 @@ def test_codes_are_those_of_float64_except_at_edges(bits):
     wrong = total = 0
     for rotation, dims in (("hadamard", POWERS), ("none", POWERS + OTHER_DIMS)):
         for dim in dims:
-            quantizer = Quantizer(bits, rotation, side_dtype="float32")
+            quantizer = RotatedQuantizer(bits, rotation, side_dtype="float32")
             x = gaussian(3, 37, dim, seed=dim) * np.float32(1.7)
             encoded = quantizer.encode(x, seed=dim)
             assert encoded.dtype == "float32"
@@ -114,7 +115,7 @@ def test_codes_are_those_of_float64_except_at_edges(bits):
 
 
 def test_the_comparison_finds_a_wrong_code_and_a_moved_edge():
-    quantizer = Quantizer(4)
+    quantizer = RotatedQuantizer(4)
     x = gaussian(200, 128)
     encoded = quantizer.encode(x, seed=1)
     assert assert_codes_agree(encoded, quantizer, x, 1) <= 1
@@ -124,14 +125,14 @@ def test_the_comparison_finds_a_wrong_code_and_a_moved_edge():
         assert_codes_agree(dataclasses.replace(encoded, codes=flipped), quantizer, x, 1)
     moved = Codebook(128, 4, codebooks.lloyd_max(128, 4).levels * (1 + 1e-3), "moved")
     with pytest.raises(AssertionError):
-        assert_codes_agree(Quantizer(4, codebook=moved).encode(x, seed=1), quantizer, x, 1)
+        assert_codes_agree(RotatedQuantizer(4, codebook=moved).encode(x, seed=1), quantizer, x, 1)
 
 
 @pytest.mark.parametrize("rotation", ["none", "hadamard"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_rows_are_the_oracles(rotation, bits):
     for dim in POWERS:
-        quantizer = Quantizer(bits, rotation, side_dtype="float32")
+        quantizer = RotatedQuantizer(bits, rotation, side_dtype="float32")
         x = gaussian(2, dim, seed=bits)
         encoded, levels = quantizer.encode(x, seed=3), codebooks.lloyd_max(dim, bits).levels
         matrix = quantizer.rotation_for(dim, seed=3).matrix()
@@ -150,7 +151,7 @@ def test_rows_are_the_oracles(rotation, bits):
 @pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("scale", ["norm", "unbiased"])
 def test_rounds_and_scales(rounds, scale):  # five rounds are numpy's
-    quantizer = Quantizer(3, rounds=rounds, scale=scale, side_dtype="float32")
+    quantizer = RotatedQuantizer(3, rounds=rounds, scale=scale, side_dtype="float32")
     x = gaussian(150, 64, seed=rounds)
     encoded, wide = quantizer.encode(x, seed=2), quantizer.encode(x.astype(np.float64), seed=2)
     wrong = differing(encoded, quantizer, x, 2)
@@ -162,7 +163,7 @@ def test_rounds_and_scales(rounds, scale):  # five rounds are numpy's
 
 def test_a_tie_goes_down_as_in_numpy(numpy_only):
     book = Codebook(4, 2, np.array([-0.75, -0.25, 0.25, 0.75]), "ties")
-    quantizer = Quantizer(2, "none", codebook=book)
+    quantizer = RotatedQuantizer(2, "none", codebook=book)
     x = np.array([[1, 1, 1, 1], [-1, -1, -1, -1], [0, 0, 0, 8]], dtype=np.float32) * 4
     encoded = quantizer.encode(x)
     codes = packing.unpack(encoded.codes, 2, 4)
@@ -171,17 +172,17 @@ def test_a_tie_goes_down_as_in_numpy(numpy_only):
     # One-hot rows rotate to +-1/sqrt(d) exactly: sparse inputs are full of exact values.
     for bits in range(1, 9):
         eye = np.eye(128, dtype=np.float32) * np.float32(0.3)
-        q = Quantizer(bits)
+        q = RotatedQuantizer(bits)
         assert assert_codes_agree(q.encode(eye, seed=4), q, eye, 4) == 0
 
 
 def test_the_transform_is_exact_on_integers():
-    from kvlib import _kernels
+    from kvlib.quantize.kernels import rows
 
     for dim in POWERS:
         x = np.random.default_rng(dim).integers(-99, 100, dim)
         y = x.astype(np.float32)
-        _kernels._transform(y, dim)
+        rows._transform(y, dim)
         np.testing.assert_array_equal(y, hadamard(dim) @ x)
 
 
@@ -192,7 +193,7 @@ def test_the_transform_is_exact_on_integers():
 def test_decoded_vectors_are_numpys(bits, numpy_only):
     for rotation, dims in (("hadamard", POWERS), ("none", POWERS + OTHER_DIMS)):
         for dim in dims:
-            encoded = Quantizer(bits, rotation).encode(gaussian(2, 5, dim, seed=dim), seed=9)
+            encoded = RotatedQuantizer(bits, rotation).encode(gaussian(2, 5, dim, seed=dim), seed=9)
             fast, slow = encoded.decode(), numpy_only(encoded.decode)
             assert (fast.shape, fast.dtype) == (slow.shape, slow.dtype)
             bound = 1e-6 * np.linalg.norm(slow, axis=-1, keepdims=True)
@@ -204,7 +205,9 @@ def test_decoded_vectors_are_numpys(bits, numpy_only):
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("sketch", [None, "hadamard", "gaussian"])
 def test_decoding_into_an_array(sketch, center, numpy_only):
-    encoded = Quantizer(3, sketch=sketch, center=center).encode(gaussian(4, 6, 32) + 1, seed=2)
+    encoded = RotatedQuantizer(3, sketch=sketch, center=center).encode(
+        gaussian(4, 6, 32) + 1, seed=2
+    )
     expected = encoded.decode()
     strided = np.full((4, 6, 64), np.nan, dtype=np.float32)[..., ::2]
     unaligned = np.zeros(4 * expected.size + 1, dtype=np.uint8)[1:].view(np.float32)
@@ -217,7 +220,7 @@ def test_decoding_into_an_array(sketch, center, numpy_only):
 
 
 def test_what_cannot_be_decoded_into_is_refused():
-    encoded = Quantizer(3).encode(gaussian(4, 6, 32))
+    encoded = RotatedQuantizer(3).encode(gaussian(4, 6, 32))
     locked = np.zeros((4, 6, 32), np.float32)
     locked.setflags(write=False)
     for out, got in (
@@ -237,7 +240,7 @@ def test_what_cannot_be_decoded_into_is_refused():
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_sketched_signs_norms_and_decoder(sketch, rotation, bits, numpy_only):
     for dim in (2, 4, 16, 128, 256):
-        quantizer = Quantizer(bits, rotation, sketch=sketch, side_dtype="float32")
+        quantizer = RotatedQuantizer(bits, rotation, sketch=sketch, side_dtype="float32")
         x = gaussian(3, 41, dim, seed=dim)
         encoded = quantizer.encode(x, seed=1)
         wide = quantizer.encode(x.astype(np.float64), seed=1)
@@ -262,7 +265,7 @@ def test_sketched_signs_norms_and_decoder(sketch, rotation, bits, numpy_only):
 
 
 def test_a_sketch_with_another_seed_is_told_apart():  # control of the test above
-    quantizer = Quantizer(3, sketch="hadamard")
+    quantizer = RotatedQuantizer(3, sketch="hadamard")
     encoded = quantizer.encode(gaussian(50, 64), seed=1)
     other = dataclasses.replace(encoded, seed=2).decode()
     assert np.abs(other - encoded.decode()).max() > 0.1
@@ -274,8 +277,8 @@ def test_a_sketch_with_another_seed_is_told_apart():  # control of the test abov
 @pytest.mark.parametrize("sketch", [None, *SKETCHES])
 @pytest.mark.parametrize("rows", [1, 2, 127, 129])
 def test_threads_change_nothing(sketch, rows, monkeypatch):
-    monkeypatch.setattr(_compiled, "_BLOCK", 64 * 10)
-    quantizer = Quantizer(3, sketch=sketch)
+    monkeypatch.setattr(dispatch, "_BLOCK", 64 * 10)
+    quantizer = RotatedQuantizer(3, sketch=sketch)
     x = gaussian(3, rows, 64)
     first = quantizer.encode(x, seed=1)
     for threads in ("2", "3", "64"):
@@ -283,7 +286,7 @@ def test_threads_change_nothing(sketch, rows, monkeypatch):
         again = quantizer.encode(x, seed=1)
         assert_same_bytes(first, again)
         np.testing.assert_array_equal(first.decode(), again.decode())
-    monkeypatch.setattr(_compiled, "_BLOCK", 1 << 19)
+    monkeypatch.setattr(dispatch, "_BLOCK", 1 << 19)
     if sketch in (None, "hadamard"):  # a matrix product may depend on its number of rows
         whole = quantizer.encode(x, seed=1)
         assert_same_bytes(first, whole)
@@ -293,14 +296,14 @@ def test_threads_change_nothing(sketch, rows, monkeypatch):
 @pytest.mark.parametrize("sketch", [None, "hadamard"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_every_way_in_gives_the_same_bytes(bits, sketch, monkeypatch):
-    quantizer = Quantizer(bits, sketch=sketch)
+    quantizer = RotatedQuantizer(bits, sketch=sketch)
     for dim in POWERS:
         x = gaussian(3, 37, dim, seed=dim).astype(np.float16)
         wide = x.astype(np.float32)
         expected = quantizer.encode(wide, seed=5)
         apart = np.ascontiguousarray(wide.transpose(1, 0, 2)).transpose(1, 0, 2)
         every_other = np.repeat(wide, 2, axis=-1)[..., ::2]
-        monkeypatch.setattr(_compiled, "_BLOCK", 7 * dim)
+        monkeypatch.setattr(dispatch, "_BLOCK", 7 * dim)
         for threads in ("1", "2"):
             monkeypatch.setenv("KVLIB_NUM_THREADS", threads)
             for other in (x, wide, apart, every_other):
@@ -313,11 +316,11 @@ def test_calls_from_many_threads_at_once(monkeypatch):
     import numba
 
     monkeypatch.setenv("KVLIB_NUM_THREADS", "2")
-    monkeypatch.setattr(_compiled, "_BLOCK", 1 << 10)
+    monkeypatch.setattr(dispatch, "_BLOCK", 1 << 10)
 
     def work(seed):
         x = gaussian(2, 60, 64, seed=seed)
-        quantizer = Quantizer(1 + seed % 8, sketch="hadamard" if seed % 2 else None)
+        quantizer = RotatedQuantizer(1 + seed % 8, sketch="hadamard" if seed % 2 else None)
         encoded = quantizer.encode(x, seed=seed)
         decoded = encoded.decode()
         kl = attention.attention_kl(x[:, :20], x, decoded, causal=True, block_bytes=20_000)
@@ -348,21 +351,21 @@ def test_threads_stop_at_the_first_refusal_and_the_first_error(monkeypatch):
         if item == 5:
             raise RuntimeError("item 5")
 
-    assert not _runtime.run(refuse, range(10_000))
+    assert not runtime.run(refuse, range(10_000))
     assert len(done) < 5_000
     done.clear()
     with pytest.raises(RuntimeError, match="item 5"):
-        _runtime.run(fail, range(10_000))
+        runtime.run(fail, range(10_000))
     assert len(done) < 5_000
     done.clear()
-    assert _runtime.run(done.append, range(10_000))  # control: without either all are done
+    assert runtime.run(done.append, range(10_000))  # control: without either all are done
     assert sorted(done) == list(range(10_000))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are Linux's to choose")
 def test_helpers_keep_off_the_core_of_their_caller(monkeypatch):
     monkeypatch.setenv("KVLIB_NUM_THREADS", "2")
-    monkeypatch.setattr(_runtime, "_core", lambda: min(os.sched_getaffinity(0)))
+    monkeypatch.setattr(runtime, "_core", lambda: min(os.sched_getaffinity(0)))
     mine, allowed = threading.get_ident(), os.sched_getaffinity(0)
     seen = {True: set(), False: set()}
 
@@ -370,19 +373,19 @@ def test_helpers_keep_off_the_core_of_their_caller(monkeypatch):
         seen[threading.get_ident() == mine].add(frozenset(os.sched_getaffinity(0)))
         time.sleep(0.001)
 
-    _runtime.run(note, range(50))
+    runtime.run(note, range(50))
     assert seen[True] <= {frozenset(allowed)}
     assert seen[False] == {frozenset(allowed - {min(allowed)} or allowed)}
     assert os.sched_getaffinity(0) == allowed
     # Control: where the system does not tell the core, threads stay where they are put.
-    monkeypatch.setattr(_runtime, "_core", lambda: -1)
+    monkeypatch.setattr(runtime, "_core", lambda: -1)
     seen[False].clear()
-    _runtime.run(note, range(50))
+    runtime.run(note, range(50))
     assert seen[False] == {frozenset(allowed)}
 
 
 def test_batches_are_their_tokens():
-    quantizer = Quantizer(3, sketch="hadamard")
+    quantizer = RotatedQuantizer(3, sketch="hadamard")
     x = gaussian(2, 3, 5, 32)
     encoded = quantizer.encode(x)
     for index in np.ndindex(2, 3):
@@ -408,11 +411,11 @@ def layouts():
 @pytest.mark.parametrize("name", layouts())
 @pytest.mark.parametrize("block", [1, 64 * 7, 1 << 19])
 def test_memory_layout_does_not_matter_and_input_is_untouched(name, block, monkeypatch):
-    monkeypatch.setattr(_compiled, "_BLOCK", block)
+    monkeypatch.setattr(dispatch, "_BLOCK", block)
     x = layouts()[name]
     x.setflags(write=False)
     before = x.copy()
-    for quantizer in (Quantizer(3), Quantizer(5, "none", sketch="hadamard")):
+    for quantizer in (RotatedQuantizer(3), RotatedQuantizer(5, "none", sketch="hadamard")):
         encoded = quantizer.encode(x, seed=1)
         assert encoded.shape == x.shape
         assert_same_bytes(encoded, quantizer.encode(np.ascontiguousarray(x), seed=1))
@@ -422,7 +425,7 @@ def test_memory_layout_does_not_matter_and_input_is_untouched(name, block, monke
 @pytest.mark.parametrize("sketch", [None, "hadamard", "gaussian"])
 def test_float16_is_widened(sketch):
     x = gaussian(5, 33, 64).astype(np.float16)
-    quantizer = Quantizer(4, sketch=sketch)
+    quantizer = RotatedQuantizer(4, sketch=sketch)
     encoded = quantizer.encode(x)
     assert encoded.dtype == "float32"
     assert_same_bytes(encoded, quantizer.encode(x.astype(np.float32)))
@@ -432,7 +435,7 @@ def test_float16_is_widened(sketch):
 
 
 def test_stored_parts_of_any_layout_decode():
-    encoded = Quantizer(3, sketch="hadamard").encode(gaussian(4, 6, 32))
+    encoded = RotatedQuantizer(3, sketch="hadamard").encode(gaussian(4, 6, 32))
     padded = {
         part: np.repeat(getattr(encoded, part), 2, axis=0)[::2] for part in PARTS
     }  # the same numbers, strided
@@ -481,7 +484,7 @@ REFUSED = [
     ],
 )
 def test_refusals_are_numpys_word_for_word(x, bits, sketch, numpy_only):
-    quantizer = Quantizer(bits, sketch=sketch)
+    quantizer = RotatedQuantizer(bits, sketch=sketch)
     with pytest.raises(ValueError, match=r".+") as fast:
         quantizer.encode(x)
     with pytest.raises(ValueError, match=r".+") as slow:
@@ -493,7 +496,7 @@ def test_refusals_are_numpys_word_for_word(x, bits, sketch, numpy_only):
 def test_extreme_norms_are_encoded_all_the_same(size, numpy_only):
     x = gaussian(40, 16) * np.float32(size)
     for sketch in (None, "hadamard") if 1e-25 < size < 1e25 else (None,):
-        quantizer = Quantizer(3, side_dtype="float32", sketch=sketch)
+        quantizer = RotatedQuantizer(3, side_dtype="float32", sketch=sketch)
         decoded = quantizer.encode(x).decode().astype(np.float64)
         assert oracle.norm((decoded - x).ravel()) < 0.5 * oracle.norm(x.ravel())
     if not 1e-25 < size < 1e25:  # beyond the kernels' range: numpy's own bytes
@@ -501,7 +504,7 @@ def test_extreme_norms_are_encoded_all_the_same(size, numpy_only):
 
 
 def test_a_damaged_store_is_refused_as_by_numpy(numpy_only):
-    encoded = Quantizer(3).encode(gaussian(4, 16))
+    encoded = RotatedQuantizer(3).encode(gaussian(4, 16))
     cut = dataclasses.replace(encoded, codes=encoded.codes[:, :-1])
     with pytest.raises(ValueError, match="packed must hold") as fast:
         cut.decode()
@@ -518,22 +521,22 @@ def reload(monkeypatch):
     """Make the next use look for the compiled module with ``importer``; undone afterwards."""
 
     def use(importer):
-        _runtime._load.cache_clear()
-        monkeypatch.setattr(_runtime.importlib, "import_module", importer)
+        runtime._load.cache_clear()
+        monkeypatch.setattr(runtime.importlib, "import_module", importer)
 
     yield use
     monkeypatch.undo()
-    _runtime._load.cache_clear()
+    runtime._load.cache_clear()
 
 
 def test_without_numba_numpy_does_the_work_in_silence(reload, numpy_only, recwarn):
     def missing(name):
         raise ImportError(name)
 
-    quantizer, x = Quantizer(3, sketch="gaussian"), gaussian(50, 32)
+    quantizer, x = RotatedQuantizer(3, sketch="gaussian"), gaussian(50, 32)
     expected = numpy_only(quantizer.encode, x)
     reload(missing)
-    assert _runtime.kernels("_kernels") is None
+    assert runtime.kernels("rows") is None
     encoded = quantizer.encode(x)
     assert_same_bytes(encoded, expected)
     np.testing.assert_array_equal(encoded.decode(), numpy_only(expected.decode))
@@ -544,11 +547,11 @@ def test_where_the_kernels_do_not_compile_numpy_does_the_work_and_says_so(reload
     genuine = importlib.import_module
 
     def failing(name):
-        if name == "kvlib._kernels":
+        if name == "kvlib.quantize.kernels.rows":
             raise RuntimeError("no compiler here")
         return genuine(name)
 
-    quantizer, x = Quantizer(3), gaussian(50, 32)
+    quantizer, x = RotatedQuantizer(3), gaussian(50, 32)
     expected = numpy_only(quantizer.encode, x)
     reload(failing)
     with pytest.warns(RuntimeWarning, match=r"numpy is used instead .*no compiler here"):
@@ -558,21 +561,21 @@ def test_where_the_kernels_do_not_compile_numpy_does_the_work_and_says_so(reload
 
 def test_options_from_the_environment(monkeypatch):
     monkeypatch.setenv("KVLIB_NUM_THREADS", "3")
-    assert _runtime.thread_count() == 3
+    assert runtime.thread_count() == 3
     monkeypatch.setenv("KVLIB_NUM_THREADS", "1000")
-    assert _runtime.thread_count() == 64
+    assert runtime.thread_count() == 64
     monkeypatch.delenv("KVLIB_NUM_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert _runtime.thread_count() == 2
+    assert runtime.thread_count() == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert 1 <= _runtime.thread_count() <= 64
+    assert 1 <= runtime.thread_count() <= 64
     for bad in ("0", "-1", "two"):
         monkeypatch.setenv("KVLIB_NUM_THREADS", bad)
         with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1, got"):
-            _runtime.thread_count()
+            runtime.thread_count()
     monkeypatch.setenv("KVLIB_KERNELS", "fortran")
     with pytest.raises(ValueError, match="KVLIB_KERNELS must be one of 'auto', 'numpy'"):
-        Quantizer(3).encode(gaussian(4, 16))
+        RotatedQuantizer(3).encode(gaussian(4, 16))
 
 
 # --- Cost -----------------------------------------------------------------------------------------
@@ -582,7 +585,9 @@ import sys, time
 start = time.perf_counter()
 import kvlib
 elapsed = time.perf_counter() - start
-from kvlib import attention, caches, metrics, schemes, sweeps
+from kvlib import quantize, sweeps
+from kvlib.data import captured, synthetic
+from kvlib.measure import attention, metrics
 import numpy as np
 
 def loaded(*names):
@@ -593,7 +598,7 @@ assert not loaded(
     "matplotlib", "scipy.linalg", "scipy.optimize", "scipy.stats", "scipy.integrate",
 ), "imported for nothing"
 x = np.ones((2, 8))
-schemes.Quantizer(3).encode(x).decode()
+quantize.RotatedQuantizer(3).encode(x).decode()
 attention.attention_output(x, x, x)
 assert not loaded("numba"), "imported too early"
 {first_use}
@@ -604,7 +609,10 @@ assert elapsed < 0.3, elapsed
 
 @pytest.mark.parametrize(
     "first_use",
-    ["schemes.Quantizer(3).encode(x.astype(np.float32))", "attention.attention_kl(x, x, x)"],
+    [
+        "quantize.RotatedQuantizer(3).encode(x.astype(np.float32))",
+        "attention.attention_kl(x, x, x)",
+    ],
 )
 def test_numba_is_imported_when_first_used(first_use):
     code = IMPORTS.format(first_use=first_use)
@@ -612,11 +620,11 @@ def test_numba_is_imported_when_first_used(first_use):
 
 
 def test_kernels_release_the_lock_and_are_cached():
-    from kvlib import _kernels
+    from kvlib.quantize.kernels import rows
 
-    rows = [f for name, f in vars(_kernels).items() if name.endswith("_rows")]
-    assert len(rows) == 8
-    for kernel in rows:
+    kernels = [f for name, f in vars(rows).items() if name.endswith("_rows")]
+    assert len(kernels) == 8
+    for kernel in kernels:
         assert kernel.targetoptions["nogil"]
         assert len(kernel.signatures) == 1  # compiled once, whatever it is called with
         assert kernel.stats.cache_path
@@ -629,7 +637,7 @@ def test_kernels_release_the_lock_and_are_cached():
      ("gaussian", np.float32, 8)],
 )  # fmt: skip
 def test_extra_memory_is_a_few_blocks(sketch, dtype, limit, threads, numpy_only, monkeypatch):
-    quantizer = Quantizer(3, sketch=sketch)
+    quantizer = RotatedQuantizer(3, sketch=sketch)
     x = gaussian(64_000, 128).astype(dtype)  # 33 MB in float32
     quantizer.encode(x[:1])
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlib import metrics
+from kvlib.measure import metrics
 
 
 def turned(angle, length=1.0, dim=5, seed=0):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kvlib import packing
+from kvlib.quantize import packing
 
 
 @st.composite

@@ -11,10 +11,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy.stats
 from scipy.spatial.distance import cdist
 
-from kvlib import _energy, _permutation, inference
+from kvlib import stats
+from kvlib.stats import energy, permutation
 
 RNG = np.random.default_rng
 TRIALS = 1500
@@ -44,8 +45,8 @@ def signs(rng, n=8, dim=1):
 
 def run(kind, x, y, rng, **options):
     if kind == "energy":
-        return inference.energy_test(x, y, rng=rng, **options)
-    return inference.permutation_test(x[:, 0], y[:, 0], statistic=kind, rng=rng, **options)
+        return stats.energy_test(x, y, rng=rng, **options)
+    return stats.permutation_test(x[:, 0], y[:, 0], statistic=kind, rng=rng, **options)
 
 
 KINDS = ("energy", "mean", "rank_biserial")
@@ -69,10 +70,10 @@ def relabelled(x, y, paired):
 
 def value(kind, x, y, paired):
     if kind == "energy":
-        return inference.energy_distance(x, y).squared
+        return stats.energy_distance(x, y).squared
     if kind == "mean":
         return x[:, 0].mean() - y[:, 0].mean()
-    return inference.rank_biserial(x[:, 0], y[:, 0], paired=paired).r
+    return stats.rank_biserial(x[:, 0], y[:, 0], paired=paired).r
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,7 +91,7 @@ def test_all_relabellings_by_brute_force(kind, draw, n, m, paired):
     lower = np.mean(expected <= found.statistic + 1e-10)
     p = upper if kind == "energy" else min(1, 2 * min(upper, lower))
     assert found.pvalue == pytest.approx(p)
-    assert found.pvalue_interval == inference.Interval(*[found.pvalue] * 3, expected.size)
+    assert found.pvalue_interval == stats.Interval(*[found.pvalue] * 3, expected.size)
 
 
 def test_complete_separation_by_hand():
@@ -98,16 +99,16 @@ def test_complete_separation_by_hand():
     rng = RNG(0)
     x, y = np.array([8.0, 9]), np.array([1.0, 2, 3])
     for statistic in ("mean", "rank_biserial"):
-        one = inference.permutation_test(
+        one = stats.permutation_test(
             x, y, statistic=statistic, alternative="greater", rng=rng, permutations=10
         )
         assert (one.pvalue, one.null.size, one.null.exact) == (0.1, 10, True)
-        pair = inference.permutation_test(
+        pair = stats.permutation_test(
             y + 5, y, statistic=statistic, alternative="less", paired=True, rng=rng
         )
         assert (pair.pvalue, pair.null.size) == (1.0, 8)
     # With one permutation fewer than there are, they are drawn.
-    assert not inference.permutation_test(x, y, rng=rng, permutations=9).null.exact
+    assert not stats.permutation_test(x, y, rng=rng, permutations=9).null.exact
 
 
 # Against scipy ---------------------------------------------------------------------------------
@@ -122,8 +123,8 @@ def mean_difference(a, b, axis=-1):
 @pytest.mark.parametrize("draw", [normal, signs])
 def test_mean_matches_scipy(alternative, n, m, paired, draw):
     x, y = draw(RNG(n), n)[:, 0] + 0.5, draw(RNG(m + 20), m)[:, 0]
-    found = inference.permutation_test(x, y, paired=paired, alternative=alternative, rng=RNG(0))
-    expected = stats.permutation_test(
+    found = stats.permutation_test(x, y, paired=paired, alternative=alternative, rng=RNG(0))
+    expected = scipy.stats.permutation_test(
         (x, y),
         mean_difference,
         permutation_type="samples" if paired else "independent",
@@ -139,10 +140,10 @@ def test_mean_matches_scipy(alternative, n, m, paired, draw):
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
 def test_rank_test_is_mann_and_whitneys_exact_one(alternative):
     x, y = RNG(1).standard_normal(6) + 1, RNG(2).standard_normal(7)
-    found = inference.permutation_test(
+    found = stats.permutation_test(
         x, y, statistic="rank_biserial", alternative=alternative, rng=RNG(0)
     )
-    expected = stats.mannwhitneyu(x, y, alternative=alternative, method="exact").pvalue
+    expected = scipy.stats.mannwhitneyu(x, y, alternative=alternative, method="exact").pvalue
     assert found.pvalue == pytest.approx(expected, abs=1e-10)
 
 
@@ -151,13 +152,13 @@ def test_energy_matches_scipy_in_six_dimensions():
     x, y = rng.standard_normal((5, 6)), rng.standard_normal((6, 6)) + 0.5
 
     def statistic(i, j):
-        return inference.energy_distance(pooled[i.astype(int)], pooled[j.astype(int)]).squared
+        return stats.energy_distance(pooled[i.astype(int)], pooled[j.astype(int)]).squared
 
     pooled = np.concatenate([x, y])
-    expected = stats.permutation_test(
+    expected = scipy.stats.permutation_test(
         (np.arange(5), np.arange(5, 11)), statistic, alternative="greater", n_resamples=9999
     )
-    found = inference.energy_test(x, y, rng=rng)
+    found = stats.energy_test(x, y, rng=rng)
     assert found.pvalue == pytest.approx(expected.pvalue, abs=1e-10)
     assert found.null.values == pytest.approx(np.sort(expected.null_distribution), abs=1e-10)
 
@@ -187,8 +188,8 @@ def test_pieces_do_not_matter(kind, paired, monkeypatch):
     x, y = normal(RNG(5), 30), normal(RNG(6), 30)
     whole = run(kind, x, y, RNG(7), paired=paired, permutations=200)
     tiny = run(kind, x[:4], y[:4], RNG(7), paired=paired)
-    monkeypatch.setattr(_permutation, "LABEL_BYTES", 700)
-    monkeypatch.setattr(_energy, "BLOCK_ENTRIES", 500)
+    monkeypatch.setattr(permutation, "LABEL_BYTES", 700)
+    monkeypatch.setattr(energy, "BLOCK_ENTRIES", 500)
     pieces = run(kind, x, y, RNG(7), paired=paired, permutations=200)
     assert pieces.null.values == pytest.approx(whole.null.values, abs=1e-12)
     assert pieces.pvalue == whole.pvalue
@@ -210,14 +211,14 @@ def peak_bytes(call):
 def test_memory_stays_below_the_matrix_of_distances():
     x, y = RNG(17).standard_normal((2000, 6)), RNG(18).standard_normal((2000, 6))
     limit = 64 * 2**20
-    assert peak_bytes(lambda: inference.energy_test(x, y, permutations=200, rng=RNG(0))) < limit
+    assert peak_bytes(lambda: stats.energy_test(x, y, permutations=200, rng=RNG(0))) < limit
     # Negative control: the matrix of all distances.
     assert peak_bytes(lambda: cdist(np.r_[x, y], np.r_[x, y])) > limit
 
 
 def test_summary_of_the_null():
     x, y = np.array([0.0, 1.0]), np.array([2.0, 3.0])
-    null = inference.permutation_test(x, y, rng=RNG(0)).null
+    null = stats.permutation_test(x, y, rng=RNG(0)).null
     # 2 of 4 numbers 0..3: differences -2, -1, 0, 0, 1, 2.
     assert null.values.tolist() == [-2, -1, 0, 0, 1, 2]
     assert (null.size, null.mean, null.quantile(0.5), null.quantile(1)) == (6, 0, 0, 2)
@@ -229,15 +230,15 @@ def test_results_carry_the_interval_of_the_effect():
     x, y = rng.standard_normal(20) + 1, rng.standard_normal(20)
     for paired in (False, True):
         options = {"paired": paired, "rng": rng, "permutations": 99}
-        mean = inference.permutation_test(x, y, **options)
-        assert mean.interval == inference.difference_interval(x, y, paired=paired)
-        rank = inference.permutation_test(x, y, statistic="rank_biserial", **options)
-        expected = inference.rank_biserial(x, y, paired=paired)
+        mean = stats.permutation_test(x, y, **options)
+        assert mean.interval == stats.difference_interval(x, y, paired=paired)
+        rank = stats.permutation_test(x, y, statistic="rank_biserial", **options)
+        expected = stats.rank_biserial(x, y, paired=paired)
         assert rank.interval == expected.interval
         assert rank.statistic == pytest.approx(expected.r)
-        energy = inference.energy_test(x, y, **options)
+        energy = stats.energy_test(x, y, **options)
         assert (energy.interval, energy.name) == (None, "energy_squared")
-        assert energy.statistic == pytest.approx(inference.energy_distance(x, y).squared)
+        assert energy.statistic == pytest.approx(stats.energy_distance(x, y).squared)
 
 
 # Size and power --------------------------------------------------------------------------------
@@ -295,9 +296,7 @@ def test_size_check_rejects_a_pvalue_without_the_observed():
     level = 1 / 21
     assert within(rejections("energy", normal, False, permutations=20), level)
     assert too_high(rejections("energy", normal, False, without_one, permutations=20))
-    separated = inference.energy_test(
-        normal(RNG(0)), normal(RNG(1)) + 99, permutations=20, rng=RNG()
-    )
+    separated = stats.energy_test(normal(RNG(0)), normal(RNG(1)) + 99, permutations=20, rng=RNG())
     assert without_one(separated) == 0
     assert separated.pvalue == pytest.approx(level)
 
@@ -306,7 +305,7 @@ def test_size_check_rejects_a_pvalue_without_the_observed():
 def test_power_on_shifted_data(kind):
     # A t test of 8 + 8 normal numbers 2 standard deviations apart has power 0.96, one of 8 pairs
     # 0.93, whatever the common part of 3 standard deviations; ten points less are allowed here.
-    t_power = [stats.nct.sf(stats.t.ppf(0.975, df), df, 4.0) for df in (14, 7)]
+    t_power = [scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, df), df, 4.0) for df in (14, 7)]
     for paired, power in zip((False, True), t_power, strict=True):
         assert rejections(kind, normal, paired, permutations=199, shift=2.0) > power - 0.1
     # Negative control: a shift half as large is found much less often.
@@ -317,16 +316,16 @@ def test_pairing_finds_what_the_common_part_drowns():
     rng = RNG(11)
     common = 20 * rng.standard_normal((40, 6))
     x, y = common + rng.standard_normal((40, 6)) + 0.8, common + rng.standard_normal((40, 6))
-    together = inference.energy_test(x, y, paired=True, permutations=999, rng=rng)
-    apart = inference.energy_test(x, y, permutations=999, rng=rng)
+    together = stats.energy_test(x, y, paired=True, permutations=999, rng=rng)
+    apart = stats.energy_test(x, y, permutations=999, rng=rng)
     assert together.pvalue <= 0.002 < 0.5 < apart.pvalue
 
 
 def test_energy_sees_a_spread_that_the_means_do_not():
     rng = RNG(12)
     x, y = rng.standard_normal(150), 3 * rng.standard_normal(150)
-    assert inference.energy_test(x, y, permutations=999, rng=rng).pvalue == 0.001
-    assert inference.permutation_test(x - x.mean(), y - y.mean(), rng=rng).pvalue > 0.9
+    assert stats.energy_test(x, y, permutations=999, rng=rng).pvalue == 0.001
+    assert stats.permutation_test(x - x.mean(), y - y.mean(), rng=rng).pvalue > 0.9
 
 
 # Ties of rounded sums --------------------------------------------------------------------------
@@ -351,14 +350,14 @@ def test_ties_survive_rounding():
 def test_tolerance_is_above_rounding_and_below_what_counts():
     x, y = RNG(14).standard_normal((150, 6)), RNG(15).standard_normal((250, 6))
     pooled, labels = np.concatenate([x, y]), np.arange(400) < 150
-    forth = _energy.energy_squared(pooled, labels[None], 150)[0]
+    forth = energy.energy_squared(pooled, labels[None], 150)[0]
     rounding = [
-        abs(_energy.energy_squared(pooled[order], labels[order][None], 150)[0] - forth)
+        abs(energy.energy_squared(pooled[order], labels[order][None], 150)[0] - forth)
         for order in (RNG(seed).permutation(400) for seed in range(20))
     ]
-    found = inference.energy_test(x, y, permutations=999, rng=RNG(16))
+    found = stats.energy_test(x, y, permutations=999, rng=RNG(16))
     assert found.tolerance == pytest.approx(
-        inference.TIE_TOLERANCE * np.linalg.norm(pooled - pooled.mean(0), axis=1).mean()
+        stats.TIE_TOLERANCE * np.linalg.norm(pooled - pooled.mean(0), axis=1).mean()
     )
     assert 10 * max(rounding) < found.tolerance < found.null.sd / 1e6
 
@@ -377,26 +376,26 @@ def test_identical_points_are_no_evidence(kind, paired):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda **o: inference.energy_test([1.0], [1, 2], **o), "x must hold at least 2 points"),
-        (lambda **o: inference.permutation_test([1.0], [1, 2], **o), "x must hold at least 2 val"),
+        (lambda **o: stats.energy_test([1.0], [1, 2], **o), "x must hold at least 2 points"),
+        (lambda **o: stats.permutation_test([1.0], [1, 2], **o), "x must hold at least 2 val"),
         (
-            lambda **o: inference.energy_test([1, 2], [1, 2, 3], paired=True, **o),
+            lambda **o: stats.energy_test([1, 2], [1, 2, 3], paired=True, **o),
             "y must have as many samples as x when paired, got 3 against 2",
         ),
         (
-            lambda **o: inference.permutation_test([1, 2], [1, 2], statistic="t", **o),
+            lambda **o: stats.permutation_test([1, 2], [1, 2], statistic="t", **o),
             "statistic must be one of 'mean', 'rank_biserial', got 't'",
         ),
         (
-            lambda **o: inference.permutation_test([1, 2], [1, 2], alternative="up", **o),
+            lambda **o: stats.permutation_test([1, 2], [1, 2], alternative="up", **o),
             "alternative must be one of",
         ),
         (
-            lambda **o: inference.energy_test([1, 2], [1, 2], permutations=0, **o),
+            lambda **o: stats.energy_test([1, 2], [1, 2], permutations=0, **o),
             "permutations must be an integer >= 1, got 0",
         ),
         (
-            lambda **o: inference.energy_test([1, 2], [1, 2], confidence=1, **o),
+            lambda **o: stats.energy_test([1, 2], [1, 2], confidence=1, **o),
             r"confidence must be a number in \(0, 1\), got 1",
         ),
     ],

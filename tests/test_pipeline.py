@@ -9,19 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import chapters
-import environment
-import execute
 import nbformat
-import pages
-import parameters
 import pytest
-import render
-import serve
+from kvbook.build import chapters, environment, execute, pages, parameters, render, serve
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ROOT / "book" / "tools"
+TOOLS = ROOT / "book" / "kvbook" / "build"
 
 # A package of the same name as the real one, so that the import rules are tried out as they are.
 MODULES = {
@@ -29,7 +23,8 @@ MODULES = {
     "alpha": "from ._base import number\n",
     "_base": "number = 1\n",
     "beta": "def late():\n    from kvlib import alpha\n    return alpha\n",
-    "caches": "import kvlib.alpha\n",
+    "data/__init__": "",
+    "data/captured": "import kvlib.alpha\n",
     "lonely": "",
 }
 
@@ -56,7 +51,7 @@ def put(root, name, *cells, **options):
 @pytest.fixture
 def book(tmp_path):
     """A small repository: a package, data, and chapters that use parts of them."""
-    for folder in ("kvlib", "notebooks", "book/data"):
+    for folder in ("kvlib/data", "notebooks", "book/data"):
         (tmp_path / folder).mkdir(parents=True)
     for name, source in MODULES.items():
         (tmp_path / "kvlib" / f"{name}.py").write_text(source, encoding="utf-8")
@@ -114,7 +109,7 @@ def test_data_is_a_dependency_where_it_can_be_loaded(book):
         found = chapters.dependencies(put(book, "03_case", source), book)
         return {p.name for p in found if p.parent.name == "data"}
 
-    assert data("from kvlib import caches") == {"keys.npz", "other.npz"}
+    assert data("from kvlib.data import captured") == {"keys.npz", "other.npz"}
     assert data("open('../book/data/keys.npz')") == {"keys.npz"}
     assert data("from kvlib import alpha") == set()
 
@@ -167,7 +162,7 @@ def stale(book, record):
 @pytest.mark.parametrize("how", ["touched", "changed"])
 def test_touching_a_file_makes_stale_what_depends_on_it(book, file, expected, how):
     put(book, "03_late", "from kvlib.beta import late")
-    put(book, "04_data", "from kvlib import caches")
+    put(book, "04_data", "from kvlib.data import captured")
     record = pretend_executed(book)
     assert stale(book, record) == []
     path = book / file
@@ -590,7 +585,7 @@ def site(tmp_path):
     """A book of two pages with the real settings."""
     shutil.copy2(ROOT / "_config.yml", tmp_path)
     shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
-    shutil.copytree(TOOLS, tmp_path / "book" / "tools")
+    shutil.copytree(TOOLS, tmp_path / "book" / "kvbook" / "build")
     shutil.copy2(ROOT / "book" / "references.bib", tmp_path / "book")
     toc = "format: jb-book\nroot: book/index\nchapters:\n- file: book/second\n"
     (tmp_path / "_toc.yml").write_text(toc, encoding="utf-8")

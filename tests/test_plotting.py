@@ -9,8 +9,11 @@ import pytest
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+from kvbook import plotting
 
-from kvlib import caches, inference, plotting, rotations, schemes
+from kvlib import quantize, stats
+from kvlib.data import synthetic
+from kvlib.quantize import rotations
 
 # Colours as seen with each complete dichromacy: Machado, Oliveira and Fernandes (2009), on
 # linear sRGB.
@@ -71,17 +74,17 @@ def test_colours_stand_out_on_white():
 
 
 def test_every_scheme_family_and_rotation_has_its_look():
-    assert set(plotting.SCHEME_COLORS) == set(plotting.SCHEME_MARKERS) == set(schemes.NAMES)
-    assert len(set(plotting.SCHEME_MARKERS.values())) == len(schemes.NAMES)
+    assert set(plotting.SCHEME_COLORS) == set(plotting.SCHEME_MARKERS) == set(quantize.NAMES)
+    assert len(set(plotting.SCHEME_MARKERS.values())) == len(quantize.NAMES)
     for name in plotting.FAMILY_COLORS:
         with pytest.raises(ValueError, match=r"takes|must be one of") as refusal:
-            caches.family(name, unknown=1)
+            synthetic.family(name, unknown=1)
         assert "takes" in str(refusal.value)  # known name, unknown parameter
     for kind in plotting.ROTATION_COLORS:
         rotations.Rotation(kind, 4)
 
 
-INTERVALS = [inference.Interval(1.0, 0.5, 2.0, 5), inference.Interval(3.0, 2.5, 3.25, 5)]
+INTERVALS = [stats.Interval(1.0, 0.5, 2.0, 5), stats.Interval(3.0, 2.5, 3.25, 5)]
 
 
 @pytest.fixture

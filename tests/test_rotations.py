@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import hadamard
 
-from kvlib import sphere
-from kvlib.rotations import Rotation, pad_to_power_of_two, walsh_hadamard
+from kvlib.laws import sphere
+from kvlib.quantize.rotations import Rotation, pad_to_power_of_two, walsh_hadamard
 
 KINDS_AND_ROUNDS = [("none", 1), ("hadamard", 1), ("hadamard", 2), ("hadamard", 3), ("haar", 1)]
 seeds = st.integers(0, 2**40)

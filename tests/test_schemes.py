@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import hadamard
 
-from kvlib import attention, codebooks, packing, schemes, sphere
-from kvlib.codebooks import Codebook
-from kvlib.schemes import Quantizer, named
+from kvlib import quantize
+from kvlib.laws import sphere
+from kvlib.measure import attention
+from kvlib.quantize import RotatedQuantizer, codebooks, named, packing
+from kvlib.quantize.codebooks import Codebook
 
 SKETCHES = [None, "gaussian", "haar", "hadamard"]
 
@@ -68,7 +70,7 @@ STORED = [
 def test_every_stored_bit_is_the_oracles(rotation, sketch, bits, scale):
     dim, seed = 16, 5
     sketch_scale = "mmse" if bits % 2 else "unbiased"
-    quantizer = Quantizer(
+    quantizer = RotatedQuantizer(
         bits, rotation, sketch=sketch, sketch_scale=sketch_scale, scale=scale, side_dtype="float32"
     )
     x = gaussian(2, 6, dim, seed=bits) * np.array([0.3, 7.0])[:, None, None]
@@ -97,7 +99,7 @@ def test_every_stored_bit_is_the_oracles(rotation, sketch, bits, scale):
 
 def test_agreement_is_sensitive_to_each_stage():
     # Controls of the test above: another seed, another level, a forgotten transposition.
-    quantizer = Quantizer(3, sketch="gaussian")
+    quantizer = RotatedQuantizer(3, sketch="gaussian")
     x = gaussian(4, 16)
     encoded = quantizer.encode(x, seed=5)
     for seed in (4, 6):
@@ -109,7 +111,7 @@ def test_agreement_is_sensitive_to_each_stage():
 
 @pytest.mark.parametrize("rotation", ["hadamard", "haar"])
 def test_float32_differs_from_float64_only_at_cell_edges(rotation):
-    quantizer = Quantizer(4, rotation)
+    quantizer = RotatedQuantizer(4, rotation)
     x = gaussian(500, 128, dtype=np.float32)
     narrow, wide = (quantizer.encode(v, seed=1) for v in (x, x.astype(np.float64)))
     rotated = quantizer.rotation_for(128, seed=1).apply(x.astype(np.float64))
@@ -130,7 +132,7 @@ def test_float32_differs_from_float64_only_at_cell_edges(rotation):
 )
 def test_bits_per_coordinate_of_a_quantizer(dim, sketch, bits):
     for side_dtype, side_bits in (("float16", 16), ("float32", 32)):
-        quantizer = Quantizer(bits, sketch=sketch, side_dtype=side_dtype)
+        quantizer = RotatedQuantizer(bits, sketch=sketch, side_dtype=side_dtype)
         encoded = quantizer.encode(gaussian(2, 3, dim))
         arrays = (encoded.codes, encoded.scales, encoded.signs, encoded.residual_norms)
         assert encoded.nbytes == sum(a.nbytes for a in arrays if a is not None)
@@ -173,7 +175,7 @@ def test_keys_and_values_of_different_width():
 # --- Shapes, types, determinism ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", schemes.NAMES)
+@pytest.mark.parametrize("name", quantize.NAMES)
 @pytest.mark.parametrize("bits", [1, 3])
 def test_batches_are_their_tokens(name, bits):
     k, v = gaussian(2, 3, 5, 16), gaussian(2, 3, 5, 16, seed=1)
@@ -197,9 +199,9 @@ def test_batches_are_their_tokens(name, bits):
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_dtypes(dtype, computed, sketch):
     x = (5 * gaussian(4, 16)).astype(dtype)
-    decoded = Quantizer(4, sketch=sketch).encode(x).decode()
+    decoded = RotatedQuantizer(4, sketch=sketch).encode(x).decode()
     assert decoded.dtype == computed
-    reference = Quantizer(4, sketch=sketch).encode(x.astype(np.float64)).decode()
+    reference = RotatedQuantizer(4, sketch=sketch).encode(x.astype(np.float64)).decode()
     np.testing.assert_allclose(decoded, reference, atol=1e-5 * np.abs(reference).max())
 
 
@@ -208,13 +210,13 @@ def test_memory_layout_does_not_matter_and_input_is_untouched(sketch):
     base = gaussian(16, 4, 6)
     x = base.transpose(1, 2, 0)[:, ::-2]
     x.setflags(write=False)
-    quantizer = Quantizer(3, sketch=sketch)
+    quantizer = RotatedQuantizer(3, sketch=sketch)
     first, second = quantizer.encode(x), quantizer.encode(np.ascontiguousarray(x))
     np.testing.assert_array_equal(first.codes, second.codes)
     np.testing.assert_allclose(first.decode(), second.decode(), atol=1e-13)
 
 
-@pytest.mark.parametrize("name", schemes.NAMES)
+@pytest.mark.parametrize("name", quantize.NAMES)
 def test_seeds_reproduce_and_differ(name):
     k, v = gaussian(6, 16), gaussian(6, 16, seed=1)
 
@@ -239,7 +241,7 @@ def test_global_random_state_is_neither_read_nor_moved():
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_schemes_with_equal_seeds_are_paired(bits):
     k, v = gaussian(6, 16), gaussian(6, 16, seed=1)
-    run = {name: named(name, bits).encode(k, v, seed=3) for name in schemes.NAMES}
+    run = {name: named(name, bits).encode(k, v, seed=3) for name in quantize.NAMES}
 
     def same(a, b):
         return all(
@@ -270,7 +272,7 @@ def test_schemes_with_equal_seeds_are_paired(bits):
 )
 def test_powers_of_two_pass_through_exactly(rotation, sketch, bits, power, seed):
     # Within the normal range of float16, so that the stored norms scale exactly too.
-    quantizer = Quantizer(bits, rotation, sketch=sketch)
+    quantizer = RotatedQuantizer(bits, rotation, sketch=sketch)
     x = gaussian(3, 16, seed=seed)
     small, large = quantizer.encode(x, seed=seed), quantizer.encode(x * 2.0**power, seed=seed)
     np.testing.assert_array_equal(small.codes, large.codes)
@@ -286,7 +288,7 @@ def test_powers_of_two_pass_through_exactly(rotation, sketch, bits, power, seed)
 def test_isotropic_error_is_the_codebooks_distortion(rotation, dim, bits):
     # float16 norms add at most 2^-22 = 2.4e-7, 0.04% of D(6): inside the interval.
     x = gaussian(20_000 if dim < 100 else 3000, dim)
-    quantizer = Quantizer(bits, rotation)
+    quantizer = RotatedQuantizer(bits, rotation)
     errors = relative_errors(x, quantizer.encode(x, seed=1).decode())
     expected = codebooks.lloyd_max(dim, bits).distortion
     assert abs(oracle.z_score(errors, expected)) < oracle.Z_LIMIT
@@ -295,7 +297,7 @@ def test_isotropic_error_is_the_codebooks_distortion(rotation, dim, bits):
     if bits == 3:
         controls.append(codebooks.lloyd_max(dim, 4).levels[::2])
     for levels in controls:
-        wrong = Quantizer(bits, rotation, codebook=Codebook(dim, bits, levels, "wrong"))
+        wrong = RotatedQuantizer(bits, rotation, codebook=Codebook(dim, bits, levels, "wrong"))
         errors = relative_errors(x, wrong.encode(x, seed=1).decode())
         assert abs(oracle.z_score(errors, expected)) > oracle.Z_LIMIT
 
@@ -307,7 +309,7 @@ def test_sketched_error_is_c_times_distortion(sketch, sketch_scale, bits):
     # c D(n-1), with c of T06 and T07. Exact for every S, Hadamard included: x is isotropic and R
     # fresh, so R x is independent of R and the residual R^T (u - Q(u)) is isotropic.
     dim, draws = 64, 300
-    quantizer = Quantizer(bits, "haar", sketch=sketch, sketch_scale=sketch_scale)
+    quantizer = RotatedQuantizer(bits, "haar", sketch=sketch, sketch_scale=sketch_scale)
     errors = []
     for seed in range(draws):  # one mean a draw: tokens share S
         x = gaussian(16, dim, seed=seed)
@@ -329,7 +331,7 @@ def test_sketch_undoes_the_shrinkage_and_a_dead_stage_is_found(sketch, bits):
     # One R and one S for all tokens: exact at one bit; at more, the residual's law in the basis S
     # departs from a Gaussian by O(excess kurtosis / d), 1e-3 of D(n-1), below the standard error.
     x = gaussian(4000, 64)
-    encoded = Quantizer(bits, "haar", sketch=sketch).encode(x, seed=1)
+    encoded = RotatedQuantizer(bits, "haar", sketch=sketch).encode(x, seed=1)
     assert abs(isotropy_z(x, encoded.decode())) < oracle.Z_LIMIT
     # A decoder that drops the sign sketch shrinks by D(n-1).
     silent = dataclasses.replace(encoded, residual_norms=np.zeros_like(encoded.residual_norms))
@@ -349,7 +351,7 @@ def test_gaussian_sketch_undoes_the_shrinkage_over_draws():
     ratios, dead = [], []
     for seed in range(400):
         x = gaussian(1, 64, seed=seed)
-        encoded = Quantizer(2, sketch="gaussian").encode(x, seed=seed)
+        encoded = RotatedQuantizer(2, sketch="gaussian").encode(x, seed=seed)
         silent = dataclasses.replace(encoded, residual_norms=np.zeros((1,), np.float16))
         for store, decoded in ((ratios, encoded.decode()), (dead, silent.decode())):
             store.append(((x * decoded).sum() / (x * x).sum()).item())
@@ -362,14 +364,16 @@ def test_gaussian_sketch_undoes_the_shrinkage_over_draws():
 def test_centroid_condition_shrinks_by_one_minus_distortion(dim, bits):
     # T04: <x, x_hat> = |x_hat|^2 = (1 - D) |x|^2 in expectation, hence cos^2 near 1 - D.
     x = gaussian(8000, dim)
-    decoded = Quantizer(bits, side_dtype="float32").encode(x, seed=1).decode()
+    decoded = RotatedQuantizer(bits, side_dtype="float32").encode(x, seed=1).decode()
     kept = 1 - codebooks.lloyd_max(dim, bits).distortion
     squares = (x**2).sum(-1)
     assert abs(oracle.z_score((x * decoded).sum(-1) / squares, kept)) < oracle.Z_LIMIT
     assert abs(oracle.z_score((decoded**2).sum(-1) / squares, kept)) < oracle.Z_LIMIT
     # Control: levels a tenth too small are not centroids.
     levels = 0.9 * codebooks.lloyd_max(dim, bits).levels
-    wrong = Quantizer(bits, codebook=Codebook(dim, bits, levels, "shrunk")).encode(x).decode()
+    wrong = (
+        RotatedQuantizer(bits, codebook=Codebook(dim, bits, levels, "shrunk")).encode(x).decode()
+    )
     difference = ((x * wrong).sum(-1) - (wrong**2).sum(-1)) / squares
     assert abs(oracle.z_score(difference, 0)) > oracle.Z_LIMIT
 
@@ -381,7 +385,7 @@ def test_centroid_condition_shrinks_by_one_minus_distortion(dim, bits):
 def test_unbiased_scale_is_exact_per_vector(side_dtype, rotation, codebook, bits):
     # <x, x_hat> = |x|^2 up to the rounding of the stored scale: half a unit, 2^-11 or 2^-24.
     rounding = {"float16": 2.0**-11, "float32": 2.0**-24}[side_dtype] * (1 + 1e-6)
-    quantizer = Quantizer(
+    quantizer = RotatedQuantizer(
         bits, rotation, codebook=codebook, scale="unbiased", side_dtype=side_dtype
     )
     x = gaussian(200, 64) * np.geomspace(0.1, 100, 200)[:, None]
@@ -399,7 +403,9 @@ def test_unbiased_scale_costs_distortion_over_one_minus_distortion(bits):
     # adds O(1/d): at one bit cos^2 = d (E|u|)^2 (1 + a)^2 with Var a = (pi/2 - 3/2)/d, an excess of
     # 3 Var a / (1 - D) = 0.0026 at d = 128, or 0.5%; less at more bits. Tolerance 1% + 4.5 errors.
     x = gaussian(6000, 128)
-    decoded = Quantizer(bits, scale="unbiased", side_dtype="float32").encode(x, seed=1).decode()
+    decoded = (
+        RotatedQuantizer(bits, scale="unbiased", side_dtype="float32").encode(x, seed=1).decode()
+    )
     errors = relative_errors(x, decoded)
     np.testing.assert_allclose(errors, 1 / cosines_squared(x, decoded) - 1, rtol=1e-4)
     distortion = codebooks.lloyd_max(128, bits).distortion
@@ -425,7 +431,9 @@ def test_error_falls_with_every_bit(seed, rotation, codebook, sketch):
     errors = [
         relative_errors(
             x,
-            Quantizer(n, rotation, codebook=codebook, sketch=sketch).encode(x, seed=seed).decode(),
+            RotatedQuantizer(n, rotation, codebook=codebook, sketch=sketch)
+            .encode(x, seed=seed)
+            .decode(),
         ).mean()
         for n in range(1, 9)
     ]
@@ -441,7 +449,9 @@ def test_rotation_rescues_spikes():
     errors = {
         rotation: np.array(
             [
-                relative_errors(x, Quantizer(bits, rotation).encode(x, seed=s).decode()).mean()
+                relative_errors(
+                    x, RotatedQuantizer(bits, rotation).encode(x, seed=s).decode()
+                ).mean()
                 for s in range(200)
             ]
         )
@@ -455,12 +465,12 @@ def test_rotation_rescues_spikes():
     one_hot = np.eye(dim)[[5]]
     codebook = codebooks.lloyd_max(dim, bits)
     level = codebook.dequantize(codebook.quantize([1 / 8]))
-    decoded = Quantizer(bits, "hadamard").encode(one_hot).decode()
+    decoded = RotatedQuantizer(bits, "hadamard").encode(one_hot).decode()
     assert relative_errors(one_hot, decoded)[0] == pytest.approx((1 - 8 * level[0]) ** 2, rel=1e-9)
 
 
 def test_zero_bits_decode_to_zero():
-    encoded = Quantizer(0).encode(gaussian(3, 8))
+    encoded = RotatedQuantizer(0).encode(gaussian(3, 8))
     assert encoded.nbytes == 0
     np.testing.assert_array_equal(encoded.decode(), np.zeros((3, 8)))
 
@@ -468,7 +478,7 @@ def test_zero_bits_decode_to_zero():
 def test_one_bit_of_mmse_sketch_is_one_bit_of_lloyd_max():
     # T09's tie at n = 1.
     x = gaussian(4000, 32)
-    sketched = Quantizer(1, sketch="haar", sketch_scale="mmse").encode(x, seed=1).decode()
+    sketched = RotatedQuantizer(1, sketch="haar", sketch_scale="mmse").encode(x, seed=1).decode()
     errors = relative_errors(x, sketched)
     expected = codebooks.lloyd_max(32, 1).distortion
     assert abs(oracle.z_score(errors, expected)) < oracle.Z_LIMIT
@@ -502,7 +512,7 @@ BAD_VECTORS = [
 @pytest.mark.parametrize(("x", "error", "message"), BAD_VECTORS)
 def test_bad_vectors_are_refused(x, error, message):
     with pytest.raises(error, match="x " + message):
-        Quantizer(3).encode(x)
+        RotatedQuantizer(3).encode(x)
     good = np.ones((2, 3, 8))
     with pytest.raises(error, match="k " + message):
         named("KQV", 3).encode(x, good)
@@ -514,22 +524,26 @@ def test_zero_vectors_are_refused():
     x = np.ones((2, 3, 8))
     x[0, 1] = x[1, 0] = 0
     with pytest.raises(ValueError, match=r"x must hold nonzero vectors, got 2 of 6 .* drop"):
-        Quantizer(3).encode(x)
+        RotatedQuantizer(3).encode(x)
 
 
 @pytest.mark.parametrize(
     "quantizer",
-    [Quantizer(3), Quantizer(3, "haar", sketch="hadamard"), Quantizer(1, sketch="hadamard")],
+    [
+        RotatedQuantizer(3),
+        RotatedQuantizer(3, "haar", sketch="hadamard"),
+        RotatedQuantizer(1, sketch="hadamard"),
+    ],
 )
 def test_dimensions_without_a_hadamard_matrix_are_refused_with_a_remedy(quantizer):
     with pytest.raises(ValueError, match=r"power of two .*got 96; pad .* 128 .*'haar'"):
         quantizer.encode(np.ones((3, 96)))
-    Quantizer(3, "haar", sketch="gaussian").encode(np.ones((3, 96)))
+    RotatedQuantizer(3, "haar", sketch="gaussian").encode(np.ones((3, 96)))
 
 
 def test_dimension_one_is_refused():
     with pytest.raises(ValueError, match="dim must be an integer >= 2, got 1"):
-        Quantizer(3).encode(np.ones((3, 1)))
+        RotatedQuantizer(3).encode(np.ones((3, 1)))
 
 
 def test_keys_and_values_must_hold_the_same_tokens():
@@ -545,7 +559,7 @@ def test_keys_and_values_must_hold_the_same_tokens():
 def test_bad_seeds_are_refused(seed, error):
     x = np.ones((3, 8))
     for call in (
-        lambda: Quantizer(3).encode(x, seed=seed),
+        lambda: RotatedQuantizer(3).encode(x, seed=seed),
         lambda: named("KV", 3).encode(x, x, seed=seed),
     ):
         with pytest.raises(error, match=f"seed must be an integer >= 0, got {seed}"):
@@ -577,18 +591,20 @@ def test_bad_seeds_are_refused(seed, error):
 )
 def test_bad_quantizers_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        Quantizer(**{"bits": 3, **arguments})
+        RotatedQuantizer(**{"bits": 3, **arguments})
 
 
 def test_a_codebook_that_does_not_fit_is_refused():
     book = codebooks.lloyd_max(8, 3)
-    assert Quantizer(3, codebook=book).encode(np.ones((2, 8))).bits_per_coordinate == 3 + 16 / 8
+    assert (
+        RotatedQuantizer(3, codebook=book).encode(np.ones((2, 8))).bits_per_coordinate == 3 + 16 / 8
+    )
     with pytest.raises(ValueError, match=r"codebook must have 4 bits for bits=4 .*got 3"):
-        Quantizer(4, codebook=book)
+        RotatedQuantizer(4, codebook=book)
     with pytest.raises(ValueError, match=r"codebook must have 2 bits for bits=3 .*'haar', got 3"):
-        Quantizer(3, codebook=book, sketch="haar")
+        RotatedQuantizer(3, codebook=book, sketch="haar")
     with pytest.raises(ValueError, match="x must have 8 coordinates to fit the codebook, got 16"):
-        Quantizer(3, codebook=book).encode(np.ones((2, 16)))
+        RotatedQuantizer(3, codebook=book).encode(np.ones((2, 16)))
 
 
 @pytest.mark.parametrize("name", ["MSE", "kqv", "", None, 3])
@@ -610,14 +626,14 @@ def test_norms_that_float16_cannot_hold_are_refused(scale, size):
     with pytest.raises(
         ValueError, match=r"side_dtype='float16' cannot hold .*'float32' or rescale"
     ):
-        Quantizer(3, scale=scale).encode(x)
-    wide = Quantizer(3, scale=scale, side_dtype="float32").encode(x)
+        RotatedQuantizer(3, scale=scale).encode(x)
+    wide = RotatedQuantizer(3, scale=scale, side_dtype="float32").encode(x)
     assert relative_errors(x, wide.decode()).max() < 0.2
 
 
 def test_residual_norms_that_float16_cannot_hold_are_refused():
     with pytest.raises(ValueError, match=r"side_dtype='float16' cannot hold"):
-        Quantizer(1, sketch="haar").encode(1e5 * gaussian(4, 16))
+        RotatedQuantizer(1, sketch="haar").encode(1e5 * gaussian(4, 16))
 
 
 # --- The mean -----------------------------------------------------------------------------
@@ -635,7 +651,7 @@ def common(*shape, seed=0, dtype=np.float64):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_centred_vectors_are_the_oracles_deviations(rotation, sketch, side, dtype):
     dim, seed = 16, 5
-    quantizer = Quantizer(
+    quantizer = RotatedQuantizer(
         3, rotation, sketch=sketch, scale="unbiased", side_dtype=np.dtype(side).name, center=True
     )
     x = common(2, 6, dim, dtype=dtype)
@@ -663,7 +679,7 @@ def test_centred_vectors_are_the_oracles_deviations(rotation, sketch, side, dtyp
 def test_centring_is_taking_the_stored_mean_out_by_hand(dtype, sketch):
     x = common(3, 50, 64, dtype=dtype)
     for scale in ("norm", "unbiased"):
-        centred = Quantizer(3, sketch=sketch, scale=scale, center=True)
+        centred = RotatedQuantizer(3, sketch=sketch, scale=scale, center=True)
         encoded = centred.encode(x, seed=1)
         mean = encoded.mean.astype(x.dtype if dtype == np.float64 else np.float32)
         np.testing.assert_allclose(
@@ -680,7 +696,7 @@ def test_unbiased_scale_is_exact_about_the_mean(side_dtype, bits):
     # <x - mean, x_hat - mean> = |x - mean|^2 up to the rounding of the stored scale.
     rounding = {"float16": 2.0**-11, "float32": 2.0**-24}[side_dtype] * (1 + 1e-6)
     x = common(4, 200, 64)
-    encoded = Quantizer(bits, scale="unbiased", side_dtype=side_dtype, center=True).encode(x)
+    encoded = RotatedQuantizer(bits, scale="unbiased", side_dtype=side_dtype, center=True).encode(x)
 
     def ratio(mean):
         deviation = x - mean
@@ -710,7 +726,7 @@ def test_softmax_sees_no_common_vector_under_c_eden(rounds):
 def test_mean_is_counted_and_c_eden_costs_what_kqv_costs():
     tokens, dim, n = 256, 128, 4
     k, v = gaussian(2, tokens, dim), gaussian(2, tokens, dim, seed=1)
-    sizes = {name: named(name, n).encode(k, v).nbytes for name in schemes.NAMES}
+    sizes = {name: named(name, n).encode(k, v).nbytes for name in quantize.NAMES}
     vectors = 2 * tokens  # of keys, and as many of values
     assert sizes["EDEN"] == sizes["WHT"] == vectors * 2 * (n * dim // 8 + 2)
     assert sizes["KQV"] == sizes["WHT"] + 2 * vectors  # the values' residual norms
@@ -725,7 +741,7 @@ def test_mean_is_counted_and_c_eden_costs_what_kqv_costs():
 @pytest.mark.parametrize("sketch", SKETCHES)
 @pytest.mark.parametrize("bits", [1, 3])
 def test_vectors_equal_to_their_mean_decode_to_it_exactly(dtype, sketch, bits):
-    quantizer = Quantizer(bits, sketch=sketch, center=True)
+    quantizer = RotatedQuantizer(bits, sketch=sketch, center=True)
     x = gaussian(2, 5, 16).astype(np.float16).astype(dtype)
     x[0] = x[0, 0]  # all tokens equal
     x[1, 2:] = 0
@@ -747,7 +763,7 @@ def test_vectors_equal_to_their_mean_decode_to_it_exactly(dtype, sketch, bits):
 
 def test_zero_bits_and_a_mean_are_the_mean():
     x = common(3, 4, 8)
-    encoded = Quantizer(0, center=True, side_dtype="float32").encode(x)
+    encoded = RotatedQuantizer(0, center=True, side_dtype="float32").encode(x)
     assert encoded.nbytes == 3 * 8 * 4
     expected = np.broadcast_to(x.mean(-2, keepdims=True), x.shape)
     np.testing.assert_allclose(encoded.decode(), expected, atol=1e-6)
@@ -763,7 +779,7 @@ def test_zero_bits_and_a_mean_are_the_mean():
     st.integers(0, 2**32 - 1),
 )
 def test_powers_of_two_pass_through_the_mean_exactly(rotation, sketch, scale, bits, power, seed):
-    quantizer = Quantizer(
+    quantizer = RotatedQuantizer(
         bits, rotation, sketch=sketch, scale=scale, side_dtype="float32", center=True
     )
     x = common(5, 16, seed=seed)
@@ -784,7 +800,7 @@ def test_powers_of_two_pass_through_the_mean_exactly(rotation, sketch, scale, bi
 def test_order_of_tokens_does_not_matter(sketch, bits, dtype, order, seed):
     # Entries are multiples of 1/16, so that their sum is exact in any order.
     x = (np.round(16 * common(7, 16, seed=seed)) / 16).astype(dtype)
-    quantizer = Quantizer(bits, sketch=sketch, scale="unbiased", center=True)
+    quantizer = RotatedQuantizer(bits, sketch=sketch, scale="unbiased", center=True)
     there, back = quantizer.encode(x, seed=1), quantizer.encode(x[order], seed=1)
     np.testing.assert_array_equal(there.mean, back.mean)
     np.testing.assert_array_equal(there.codes[order], back.codes)
@@ -796,21 +812,21 @@ def test_order_of_tokens_does_not_matter(sketch, bits, dtype, order, seed):
 def test_means_that_float16_cannot_hold_are_refused(size, shown):
     x = size * (2 + gaussian(4, 16) / 9)
     with pytest.raises(ValueError, match=rf"side_dtype='float16' cannot hold {shown} .*'float32'"):
-        Quantizer(3, center=True).encode(x)
-    wide = Quantizer(3, center=True, side_dtype="float32").encode(x)
+        RotatedQuantizer(3, center=True).encode(x)
+    wide = RotatedQuantizer(3, center=True, side_dtype="float32").encode(x)
     assert relative_errors(x, wide.decode()).max() < 0.2
 
 
 @pytest.mark.parametrize(("x", "error", "message"), BAD_VECTORS)
 def test_bad_vectors_are_refused_before_their_mean(x, error, message):
     with pytest.raises(error, match="x " + message):
-        Quantizer(3, center=True).encode(x)
+        RotatedQuantizer(3, center=True).encode(x)
 
 
 @pytest.mark.parametrize("center", [1, None, "mean"])
 def test_center_is_true_or_false(center):
     with pytest.raises(TypeError, match="center must be True or False, got"):
-        Quantizer(3, center=center)
+        RotatedQuantizer(3, center=center)
 
 
 # --- The seven schemes ------------------------------------------------------------------
@@ -835,19 +851,19 @@ def test_named_schemes_are_what_their_names_say(name, rotation, key_sketched, va
         assert quantizer.codebook_bits == (3 if sketched else 4)
         assert quantizer.bits == 4
         assert (quantizer.scale, quantizer.center) == ("norm", False)
-    assert set(schemes.FACTORIAL) == {"KV", "WHT", "KQV", "QKV", "QKQV"}
+    assert set(quantize.FACTORIAL) == {"KV", "WHT", "KQV", "QKV", "QKQV"}
 
 
 def test_eden_is_unbiased_and_c_eden_centred_too():
     for bits in (1, 4):
-        eden = Quantizer(bits, scale="unbiased")
+        eden = RotatedQuantizer(bits, scale="unbiased")
         centred = dataclasses.replace(eden, center=True)
         for name, quantizer in (("EDEN", eden), ("C-EDEN", centred)):
             scheme = named(name, bits)
             assert scheme.key == scheme.value == quantizer
             assert named(name, bits, rounds=2).key == dataclasses.replace(quantizer, rounds=2)
             assert named(name, bits, scale="norm", sketch="haar") == scheme
-    assert set(schemes.NAMES) == {*schemes.FACTORIAL, "EDEN", "C-EDEN"}
+    assert set(quantize.NAMES) == {*quantize.FACTORIAL, "EDEN", "C-EDEN"}
 
 
 def test_options_of_named_schemes_reach_both_caches():
@@ -855,7 +871,7 @@ def test_options_of_named_schemes_reach_both_caches():
         "QKQV", 4, rotation="haar", sketch="hadamard", sketch_scale="mmse",
         scale="unbiased", side_dtype="float32",
     )  # fmt: skip
-    expected = Quantizer(
+    expected = RotatedQuantizer(
         4, "haar", sketch="hadamard", sketch_scale="mmse", scale="unbiased", side_dtype="float32"
     )
     assert scheme.key == scheme.value == expected
@@ -867,7 +883,7 @@ def test_options_of_named_schemes_reach_both_caches():
 
 def test_isotropic_data_do_not_need_the_rotation():
     x = sphere.sample(3000, 64, rng=np.random.default_rng(0))
-    plain, rotated = (Quantizer(3, r).encode(x).decode() for r in ("none", "hadamard"))
+    plain, rotated = (RotatedQuantizer(3, r).encode(x).decode() for r in ("none", "hadamard"))
     difference = relative_errors(x, plain) - relative_errors(x, rotated)
     assert abs(oracle.z_score(difference, 0)) < oracle.Z_LIMIT
 
@@ -878,7 +894,7 @@ def test_isotropic_data_do_not_need_the_rotation():
 @pytest.mark.parametrize("name", ["rotation", "sketch", "sketch_scale"])
 def test_a_bad_choice_is_named_as_the_caller_spelt_it(name):
     with pytest.raises(ValueError, match=rf"^{name} must be one of .*got 'norm'"):
-        Quantizer(**{"bits": 3, "sketch": "haar", name: "norm"})
+        RotatedQuantizer(**{"bits": 3, "sketch": "haar", name: "norm"})
 
 
 @pytest.mark.parametrize(
@@ -891,24 +907,24 @@ def test_a_misspelt_option_is_refused_even_where_unused(name, option):
 
 def test_a_codebook_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"codebook must be .*got None"):
-        Quantizer(3, codebook=None)
+        RotatedQuantizer(3, codebook=None)
 
 
 def test_norms_that_lose_digits_in_float16_are_refused():
     # 8.8e-8 is stored as 6.0e-8: every coordinate is then a third too small, silently.
     with pytest.raises(ValueError, match=r"side_dtype='float16' cannot hold"):
-        Quantizer(3).encode(4.4e-8 * np.ones((2, 4)))
+        RotatedQuantizer(3).encode(4.4e-8 * np.ones((2, 4)))
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-30), (np.float64, 1e-200)])
 def test_tiny_vectors_are_not_called_zero(dtype, size):
     x = np.full((2, 4), size, dtype=dtype)
     with pytest.raises(ValueError, match="side_dtype='float16'"):
-        Quantizer(3, side_dtype="float16").encode(x)
+        RotatedQuantizer(3, side_dtype="float16").encode(x)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_overflow_of_float32_scales_offers_another_remedy():
     with pytest.raises(ValueError, match="side_dtype='float32' cannot hold") as caught:
-        Quantizer(3, side_dtype="float32").encode(1e100 * np.ones((2, 4)))
+        RotatedQuantizer(3, side_dtype="float32").encode(1e100 * np.ones((2, 4)))
     assert "use side_dtype='float32'" not in str(caught.value)

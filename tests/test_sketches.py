@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlib import codebooks, sphere
-from kvlib.rotations import Rotation
-from kvlib.sketches import SignSketch
+from kvlib.laws import sphere
+from kvlib.quantize import codebooks
+from kvlib.quantize.rotations import Rotation
+from kvlib.quantize.sketches import SignSketch
 
 KINDS = ["gaussian", "haar", "hadamard"]
 DRAWS = 3000

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from kvlib import sphere
+from kvlib.laws import sphere
 
 DIMS = [2, 3, 4, 5, 8, 17, 64, 128, 199, 200, 201, 202, 1024, 10**4, 10**6]
 

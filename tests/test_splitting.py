@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special
 
-from kvlib import codebooks, sphere, splitting, theory
+from kvlib import laws
+from kvlib.laws import sphere, splitting
+from kvlib.quantize import codebooks
 
 # --- one cell ----------------------------------------------------------------------------------
 
@@ -104,15 +106,15 @@ def test_t09_on_the_codebooks_themselves(dim):
             codebooks.lloyd_max(dim, bits).distortion
             / codebooks.lloyd_max(dim, bits - 1).distortion
         )
-        assert ratio < theory.one_bit_distortion(dim)
+        assert ratio < laws.one_bit_distortion(dim)
 
 
 def test_t09_is_false_at_d_2_and_a_tie_at_d_3():
     def ratio(dim):
         return codebooks.lloyd_max(dim, 2).distortion / codebooks.lloyd_max(dim, 1).distortion
 
-    assert ratio(2) > theory.one_bit_distortion(2)
-    assert ratio(3) == pytest.approx(theory.one_bit_distortion(3), rel=1e-12)
+    assert ratio(2) > laws.one_bit_distortion(2)
+    assert ratio(3) == pytest.approx(laws.one_bit_distortion(3), rel=1e-12)
 
 
 # --- the cover ---------------------------------------------------------------------------------
@@ -120,10 +122,10 @@ def test_t09_is_false_at_d_2_and_a_tie_at_d_3():
 
 @pytest.mark.parametrize("dim", [4, 5, 11, 20])
 def test_cover_of_one_dimension(dim):
-    cover = splitting.cover_dimension(dim, theory.one_bit_distortion(dim))
+    cover = splitting.cover_dimension(dim, laws.one_bit_distortion(dim))
     assert cover.worst < 1
     doubled = splitting.cover_dimension(
-        dim, theory.one_bit_distortion(dim), nodes=2 * splitting.NODES
+        dim, laws.one_bit_distortion(dim), nodes=2 * splitting.NODES
     )
     # A box within rounding of the margin may be cut or not.
     assert abs(doubled.boxes - cover.boxes) <= 10
@@ -203,7 +205,7 @@ def test_strip_box_bounds_the_cells_inside(sigma, width, inside, dim):
     low = (1 - eta) / (1 + eta)
     ratio = splitting.split_ratio(low, low + beta * (1 - low), dim)
     assert ratio <= float(bound[0]) * (1 + 1e-7)
-    assert float(limit[0]) <= theory.one_bit_distortion(dim) * (1 + 1e-12)
+    assert float(limit[0]) <= laws.one_bit_distortion(dim) * (1 + 1e-12)
 
 
 def test_narrow_and_endless_boxes_bound_their_cells():

@@ -9,15 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import chapters
-import pages
 import pytest
-import verdicts
+from kvbook import ledger
+from kvbook.build import chapters, pages, verdicts
+from kvbook.ledger.__main__ import main
+from kvbook.ledger.stability import Stability, dump_stability, read_stability
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
-from kvlib import claims
-from kvlib.__main__ import main
-from kvlib._stability import Stability, dump_stability, read_stability
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +29,7 @@ def document(verdict="SUPPORTED", measured=1.0, name="T03", code="judge()"):
     ]
     record = {"id": name, "verdict": verdict, "note": "why", "checks": checks}
     record |= {"prediction": "p", "anchor": "a", "measured": measured, "low": 0.9, "high": 1.1}
-    output = {"output_type": "display_data", "data": {claims.MIME_TYPE: record}, "metadata": {}}
+    output = {"output_type": "display_data", "data": {ledger.MIME_TYPE: record}, "metadata": {}}
     cells = [
         {"cell_type": "markdown", "source": "prose"},
         {"cell_type": "code", "source": code, "outputs": [output], "metadata": {}},
@@ -48,7 +45,7 @@ def document(verdict="SUPPORTED", measured=1.0, name="T03", code="judge()"):
 
 def record_of(notebook):
     """The one verdict record of a notebook."""
-    (record,) = claims.verdict_records(notebook)
+    (record,) = ledger.verdict_records(notebook)
     return record
 
 
@@ -64,7 +61,7 @@ def ledger_row(folder, own, entry):
     if entry is not None:
         file.write_text(dump_stability({"T03": entry}), encoding="utf-8")
         assert read_stability(file) == {"T03": entry}
-    return next(row for row in claims.read_ledger(folder, file) if row["id"] == "T03")
+    return next(row for row in ledger.read_ledger(folder, file) if row["id"] == "T03")
 
 
 def test_a_stable_verdict_stands(tmp_path):
@@ -131,7 +128,7 @@ def test_without_a_record_nothing_is_said(tmp_path):
     other = document(name="T04")
     entry = measured(other, [record_of(other)] * 2)
     (tmp_path / "s.json").write_text(dump_stability({"T04": entry}), encoding="utf-8")
-    rows = claims.read_ledger(tmp_path, tmp_path / "s.json")
+    rows = ledger.read_ledger(tmp_path, tmp_path / "s.json")
     assert all(row["stability"] is None for row in rows)
 
 
@@ -154,14 +151,14 @@ def test_a_broken_record_is_refused(tmp_path, text, capsys):
     with pytest.raises(ValueError, match="stability must be a record of `make verdicts`"):
         read_stability(path)
     (tmp_path / "01_x.ipynb").write_text(json.dumps(document()), encoding="utf-8")
-    assert main(["claims", "--notebooks", str(tmp_path), "--stability", str(path)]) == 2
+    assert main(["--notebooks", str(tmp_path), "--stability", str(path)]) == 2
     assert "stability must be a record" in capsys.readouterr().err
 
 
 def test_the_command_line_shows_the_seeds(tmp_path, capsys):
     own = document()
     ledger_row(tmp_path, own, measured(own, [record_of(document("PARTIAL"))] * 2))
-    command = ["claims", "--notebooks", str(tmp_path)]
+    command = ["--notebooks", str(tmp_path)]
     assert main([*command, "--stability", str(tmp_path / "verdict_stability.json")]) == 0
     text = capsys.readouterr().out
     assert "T03  INCONCLUSIVE" in text
@@ -213,7 +210,7 @@ Verdict()"""
 
 def judging(name, rule, number="seed"):
     """Code of a cell that reaches a verdict by an expression of the seed."""
-    return JUDGE.format(name=name, rule=rule, number=number, mime=claims.MIME_TYPE)
+    return JUDGE.format(name=name, rule=rule, number=number, mime=ledger.MIME_TYPE)
 
 
 def put(root, name, *sources, parameters="seed = 1"):
@@ -244,8 +241,7 @@ def book(tmp_path):
 
 def tool(root, name, *options):
     """One of the book's tools, as the Makefile calls it."""
-    script = ROOT / "book" / "tools" / f"{name}.py"
-    command = [sys.executable, str(script), "--root", str(root), *options]
+    command = [sys.executable, "-m", f"kvbook.build.{name}", "--root", str(root), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -316,7 +312,7 @@ def test_an_interrupted_run_goes_on_where_it_was(book):
     slow += f"    pathlib.Path({str(marker)!r}).touch()\n    time.sleep(60)"
     put(book, "01_steady", slow, judging("T01", "'SUPPORTED'"))
     assert tool(book, "execute", "--chapter", "1").returncode == 0
-    script = ROOT / "book" / "tools" / "verdicts.py"
+    script = ROOT / "book" / "kvbook" / "build" / "verdicts.py"
     command = [sys.executable, str(script), "--root", str(book), "--seeds", "2", "--jobs", "1"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

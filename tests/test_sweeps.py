@@ -17,9 +17,11 @@ import pyarrow as pa
 import pytest
 from scipy.special import log_softmax, softmax
 
-from kvlib import _shards, schemes, sweeps
-from kvlib.__main__ import main
-from kvlib.sweeps import Grid
+from kvlib import quantize, sweeps
+from kvlib.cli import main
+from kvlib.sweeps import Grid, backends, store, sweep
+from kvlib.sweeps import cell as cells_module
+from kvlib.sweeps.store import Store
 
 TINY = Grid(
     schemes=("KV", "WHT", "QKQV"),
@@ -132,15 +134,15 @@ def test_dimension_needs_no_power_of_two_without_a_hadamard_transform():
 
 def test_options_a_scheme_lacks_do_not_multiply_its_rows():
     grid = Grid(bits=(2,), sketches=("gaussian", "hadamard"), rotations=("hadamard", "haar"))
-    count = {name: sum(t.scheme == name for t in grid.treatments) for name in schemes.FACTORIAL}
+    count = {name: sum(t.scheme == name for t in grid.treatments) for name in quantize.FACTORIAL}
     assert count == {"KV": 1, "WHT": 2, "KQV": 4, "QKV": 4, "QKQV": 4}
 
 
 def test_the_sweep_takes_schemes_with_a_scale_of_their_own():
-    grid = Grid(schemes=schemes.NAMES, scales=("norm", "unbiased"), bits=(2,))
-    count = {name: sum(t.scheme == name for t in grid.treatments) for name in schemes.NAMES}
-    assert count == {name: 1 if name in schemes.UNBIASED else 2 for name in schemes.NAMES}
-    assert Grid().schemes == schemes.FACTORIAL
+    grid = Grid(schemes=quantize.NAMES, scales=("norm", "unbiased"), bits=(2,))
+    count = {name: sum(t.scheme == name for t in grid.treatments) for name in quantize.NAMES}
+    assert count == {name: 1 if name in quantize.UNBIASED else 2 for name in quantize.NAMES}
+    assert Grid().schemes == quantize.FACTORIAL
     for treatment in grid.treatments:
         assert treatment.build().key.scale == treatment.scale
 
@@ -171,11 +173,11 @@ def test_measures_agree_with_their_definitions(tiny):
     grid = TINY
     for index in (0, 17, grid.cell_count - 1):
         cell = grid.cell(index)
-        draw = sweeps._Draw(cell, grid)
+        draw = cells_module._Draw(cell, grid)
         rows = table.iloc[index * grid.rows_per_cell : (index + 1) * grid.rows_per_cell]
         for _, row in rows.iterrows():
             assert (row["dim"], row.repetition) == (cell.dim, cell.repetition)
-            scheme = schemes.named(row.scheme, row.bits)
+            scheme = quantize.named(row.scheme, row.bits)
             encoded = scheme.encode(draw.k, draw.v, seed=draw.scheme_seed)
             k_hat, v_hat = encoded.decode()
             q = row.logit_scale * draw.q / np.sqrt(cell.dim)
@@ -205,7 +207,7 @@ def test_rows_of_a_cell_are_paired(tiny):
     assert (table.groupby(cell, dropna=False).mse_k.nunique() == 1).all()
     factorial = Grid(bits=(3,), dims=(16,), tokens=(12,), queries=4)
     assert len(factorial.treatments) == 5
-    rows = [sweeps._compute(factorial, 0).values[i] for i in range(5)]
+    rows = [cells_module.compute(factorial, 0).values[i] for i in range(5)]
     mse = {t.scheme: row[3:5] for t, row in zip(factorial.treatments, rows, strict=True)}
     assert mse["WHT"][0] == mse["KQV"][0]
     assert mse["QKV"][0] == mse["QKQV"][0]
@@ -234,7 +236,7 @@ def test_numbers_depend_on_a_cells_own_coordinates_only(tiny, tmp_path):
 
 def test_seeds_of_all_cells_differ():
     cells = [TINY.cell(index) for index in range(TINY.cell_count)]
-    states = {tuple(s.generate_state(4)) for cell in cells for s in sweeps._seeds(cell, 0)}
+    states = {tuple(s.generate_state(4)) for cell in cells for s in cells_module._seeds(cell, 0)}
     assert len(states) == 4 * len(cells)
 
 
@@ -242,7 +244,7 @@ def test_queries_can_share_the_subspace_of_the_keys():
     axes = {"families": ("low_rank",), "ranks": (2,), "dims": (8,), "tokens": (12,), "queries": 4}
     shared, free = (Grid(**axes, query_law=law) for law in ("keys", "gaussian"))
     for grid, rank in ((shared, 2), (free, 6)):
-        draw = sweeps._Draw(grid.cell(0), grid)
+        draw = cells_module._Draw(grid.cell(0), grid)
         assert draw.q.shape == (4, 8)
         assert draw.k.shape == (12, 8)
         assert np.linalg.matrix_rank(np.vstack([draw.k, draw.q])) == rank
@@ -256,8 +258,8 @@ def test_processes_give_the_same_bytes(tiny, tmp_path):
 
 
 def test_order_does_not_matter(tiny, tmp_path, monkeypatch):
-    ordered = sweeps._missing
-    monkeypatch.setattr(sweeps, "_missing", lambda *given: ordered(*given)[::-1])
+    ordered = sweep._missing
+    monkeypatch.setattr(sweep, "_missing", lambda *given: ordered(*given)[::-1])
     assert bytes_of(TINY, tmp_path / "t.parquet", workers=1) == tiny[1]
 
 
@@ -298,7 +300,7 @@ def flip_byte(path):
 
 
 def test_shard_that_changes_during_the_run_is_refused(tmp_path):
-    with _shards.Store(tmp_path / "s", {}) as store:
+    with Store(tmp_path / "s", {}) as store:
         store.add(0, pa.table({"x": [1, 2]}), 0)
         flip_byte(store.path(0))
         with pytest.raises(ValueError, match=r"shard-00000000\.parquet: changed"):
@@ -306,7 +308,7 @@ def test_shard_that_changes_during_the_run_is_refused(tmp_path):
 
 
 def test_table_streams_in_row_groups_however_it_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(_shards, "ROWS_PER_GROUP", 10)
+    monkeypatch.setattr("kvlib.sweeps.store.ROWS_PER_GROUP", 10)
     whole = pa.table({"x": range(64), "name": [str(i % 3) for i in range(64)]})
     schema = whole.schema
     alive = []
@@ -319,13 +321,13 @@ def test_table_streams_in_row_groups_however_it_is_cut(tmp_path, monkeypatch):
     contents = []
     for size in (1, 7, 10, 25, 64):
         path = tmp_path / f"{size}.parquet"
-        assert _shards.write_table(path, pieces(size), schema) == 64
+        assert store.write_table(path, pieces(size), schema) == 64
         contents.append(path.read_bytes())
         assert pa.parquet.ParquetFile(path).num_row_groups == 7
         assert pa.parquet.read_table(path).equals(whole)
     assert len(set(contents)) == 1
     other = tmp_path / "other.parquet"
-    _shards.write_table(other, iter([whole.take([1, 0, *range(2, 64)])]), schema)
+    store.write_table(other, iter([whole.take([1, 0, *range(2, 64)])]), schema)
     assert other.read_bytes() not in contents
 
 
@@ -393,7 +395,7 @@ def complete_shards(path):
 
 def test_killed_worker_is_named_and_the_sweep_can_be_resumed(slow_bytes, tmp_path, monkeypatch):
     path = tmp_path / "slow.parquet"
-    monkeypatch.setattr(sweeps, "_compute_in_child", die_at_last_shard)
+    monkeypatch.setattr(backends, "_compute_in_child", die_at_last_shard)
     with pytest.raises(sweeps.WorkerLost, match=r"worker process was killed.*run again"):
         sweeps.run(SLOW, path, workers=2)
     monkeypatch.undo()
@@ -406,7 +408,7 @@ def die_at_last_shard(grid, shard):
     if shard == 31:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
-    return sweeps._compute_in_worker(grid, shard)
+    return backends._compute_in_worker(grid, shard)
 
 
 # ----------------------------------------------------------------- cells that fail
@@ -451,14 +453,14 @@ def test_one_failing_row_leaves_the_others_of_its_cell(tmp_path, monkeypatch):
     path = tmp_path / "t.parquet"
     axes = TINY.as_dict() | {"families": ("gaussian",), "ranks": (), "repetitions": 2}
     grid = Grid(**axes)
-    measure = sweeps._measure
+    measure = cells_module._measure
 
     def fails_once(draw, k_hat, v_hat, logit_scale, bits):
         if logit_scale == 2 and bits > 5:
             raise MemoryError("no room")
         return measure(draw, k_hat, v_hat, logit_scale, bits)
 
-    monkeypatch.setattr(sweeps, "_measure", fails_once)
+    monkeypatch.setattr(cells_module, "_measure", fails_once)
     outcome = sweeps.run(grid, path, workers=1)
     assert 0 < outcome.failed < grid.row_count / 2
     assert "logit_scale=2.0: MemoryError: no room" in outcome.failures[0]
@@ -488,7 +490,7 @@ def test_table_of_another_grid_is_never_replaced(tmp_path):
 def test_other_code_or_libraries_do_not_add_to_a_table(tmp_path, monkeypatch):
     path = tmp_path / "t.parquet"
     sweeps.run(FAILING, path, workers=1)
-    monkeypatch.setattr(sweeps, "_versions", lambda: {"numpy": "0", "scipy": "0", "kvlib": "0"})
+    monkeypatch.setattr(sweep, "versions", lambda: {"numpy": "0", "scipy": "0", "kvlib": "0"})
     with pytest.raises(ValueError, match="different: kvlib, numpy, scipy"):
         sweeps.run(FAILING, path, workers=1)
 
@@ -508,11 +510,11 @@ def test_foreign_file_is_never_replaced(tmp_path):
 def test_two_sweeps_do_not_write_to_one_table(tmp_path):
     pytest.importorskip("fcntl")
     with (
-        _shards.Store(tmp_path / "s", {}),
+        Store(tmp_path / "s", {}),
         pytest.raises(RuntimeError, match="another sweep is writing"),
     ):
-        _shards.Store(tmp_path / "s", {})
-    _shards.Store(tmp_path / "s", {}).__exit__()
+        Store(tmp_path / "s", {})
+    Store(tmp_path / "s", {}).__exit__()
 
 
 @pytest.mark.parametrize("workers", [0, -1])
@@ -575,7 +577,7 @@ def test_progress_is_shown_when_asked_for_only(tmp_path, capsys):
 
 def test_import_is_cheap():
     code = (
-        "import sys, kvlib.sweeps, kvlib.__main__; "
+        "import sys, kvlib.sweeps, kvlib.cli; "
         "print([m for m in ('pandas', 'pyarrow', 'joblib', 'dask', 'distributed', 'tqdm',"
         " 'threadpoolctl') if m in sys.modules])"
     )
@@ -656,7 +658,7 @@ def test_dask_loses_a_worker_and_gives_the_same_bytes(cluster, slow_bytes, tmp_p
 
 def test_dask_address_without_a_scheduler_is_named(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(sweeps, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(backends, "_CONNECT_SECONDS", 0.5)
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         with pytest.raises(ValueError, match=f"dask.*scheduler.*{address}"):
             sweeps.run(FAILING, tmp_path / "t.parquet", dask=address)
@@ -673,4 +675,4 @@ def test_dask_workers_of_another_version_are_refused(monkeypatch):
             return {"tcp://a": function() | {"numpy": "1.0"}}
 
     with pytest.raises(ValueError, match=r"worker tcp://a must have the same.*differs in numpy"):
-        sweeps._check_workers(Client(), "tcp://s")
+        backends._check_workers(Client(), "tcp://s")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvlib import _validation as validation
+from kvlib import checks as validation
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pagecode
 import pytest
+from kvbook import ledger
 from pagecode import altered, judge
 
-from kvlib import caches, claims, codebooks, inference, schemes, sphere, theory
+from kvlib import laws, quantize, stats
+from kvlib.data import synthetic
+from kvlib.laws import sphere
+from kvlib.quantize import codebooks
 
 # Checks that hold in the false world: that the set is never found and that Gaussian rows find it
 # exclude each other.
@@ -40,7 +44,7 @@ def about(value, count=24, spread=1e-3):
 
 def around(value, count=24):
     """The interval of such measurements."""
-    return inference.mean_interval(about(value, count))
+    return stats.mean_interval(about(value, count))
 
 
 # ------------------------------------------------------------------------- chapter 1
@@ -102,7 +106,7 @@ def histograms(holds):
         return sphere.sample(count, dim, rng=rng) if holds else one_hot(count, dim)
 
     return {
-        "caches": altered(caches, draw=draw),
+        "synthetic": altered(synthetic, draw=draw),
         "haar": {d: unrotated(2, d) for d in (2, 8, 128, 1024)},
         "gap": 0.14 if holds else 140.0,
         "coordinates": 2**14,
@@ -120,7 +124,7 @@ def hidden_rank(holds):
         return one_hot(count, dim) if shows else sphere.sample(count, dim, rng=rng)
 
     return {
-        "caches": altered(caches, draw=draw),
+        "synthetic": altered(synthetic, draw=draw),
         "haar": {d: unrotated(2, d) for d in (2, 8, 128, 1024)},
         "coordinates": 2**14,
         "rotations": 6,
@@ -137,8 +141,8 @@ def rounds(holds):
     names, dims = ("one-hot", "spike", "ν=1.05", "ν=3"), (8, 64, 128, 1024)
     turns = ("1 round", "2 rounds", "3 rounds", "Haar")
     before = {"spike": 128 * (0.99**2 + 3 * 0.01**2 / 129)}
-    before |= {f"ν={nu:g}": theory.student_t_kurtosis(nu, 128) for nu in (1.05, 3)}
-    after = {name: theory.hadamard_kurtosis(kurtosis, 128) for name, kurtosis in before.items()}
+    before |= {f"ν={nu:g}": laws.student_t_kurtosis(nu, 128) for nu in (1.05, 3)}
+    after = {name: laws.hadamard_kurtosis(kurtosis, 128) for name, kurtosis in before.items()}
     return {
         "ratio": {
             (n, d, t): around(page.get(t, later)) for n in names for d in dims for t in turns
@@ -160,7 +164,7 @@ MAX_1960 = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497, 5: 0.002499}
 def distortions(holds):
     """The constants as they are printed, or all of them a tenth larger."""
     off = 1.0 if holds else 1.1
-    limit = MAX_1960 | {n: theory.GAUSSIAN_PANTER_DITE / 4**n for n in (7, 8)}
+    limit = MAX_1960 | {n: laws.GAUSSIAN_PANTER_DITE / 4**n for n in (7, 8)}
     return {
         "distortion": {(128, n): off * value for n, value in PRINTED.items()},
         "limit": {n: off * value for n, value in limit.items()},
@@ -177,7 +181,7 @@ def shrinkage(holds):
     corrected = {n: (1 - math.sqrt(1 - D), 0.0, D / (1 - D)) for n, D in PRINTED.items()}
     samples = {}
     for n, D in PRINTED.items():
-        first = {r: theory.direction_error_of(D, r) for r in ("angle", "chord")}
+        first = {r: laws.direction_error_of(D, r) for r in ("angle", "chord")}
         exact = {"alignment": 1 - D, "slope": 1 - D, "unbiased slope": 1.0}
         exact |= first | {"one-minus-cosine": corrected[n][0], "unbiased mse": corrected[n][2]}
         found = {name: off * about(value, spread=1e-4) for name, value in exact.items()}
@@ -197,12 +201,12 @@ def sketch_columns(kind, dim, count, stream, rows=None):
     plain = [1 + math.sqrt(2 / m) * z[2], math.sqrt(1 / m) * z[3]]
     if kind == "gaussian":
         spread = [math.sqrt((math.pi / 2 - rho) / m) for rho in (1, 0)]
-        error = theory.gaussian_sketch_error(dim, m)
+        error = laws.gaussian_sketch_error(dim, m)
     else:
-        spread = [math.sqrt(theory.orthogonal_sketch_variance(rho, dim)) for rho in (1.0, 0.0)]
-        error = theory.orthogonal_sketch_error(dim)
+        spread = [math.sqrt(laws.orthogonal_sketch_variance(rho, dim)) for rho in (1.0, 0.0)]
+        error = laws.orthogonal_sketch_error(dim)
     columns = np.array([1 + spread[0] * z[0], spread[1] * z[1], *plain])
-    errors = [about(error), about(theory.mmse_error(error))]
+    errors = [about(error), about(laws.mmse_error(error))]
     return columns if kind == "gaussian" else columns[:2], np.array(errors)
 
 
@@ -243,11 +247,11 @@ def orthogonal_sketch(holds):
 
 def penalties(sketch, dim, bits):
     """Equal-budget penalty from the closed forms."""
-    c = {"gaussian": theory.gaussian_sketch_error(dim)}
-    c["orthogonal"] = theory.orthogonal_sketch_error(dim)
-    c["orthogonal mmse"] = theory.mmse_error(c["orthogonal"])
+    c = {"gaussian": laws.gaussian_sketch_error(dim)}
+    c["orthogonal"] = laws.orthogonal_sketch_error(dim)
+    c["orthogonal mmse"] = laws.mmse_error(c["orthogonal"])
     coarse, fine = (codebooks.lloyd_max(dim, n).distortion for n in (bits - 1, bits))
-    return theory.equal_budget_penalty(c[sketch], coarse, fine)
+    return laws.equal_budget_penalty(c[sketch], coarse, fine)
 
 
 @control("T08")
@@ -264,11 +268,11 @@ def equal_budget(holds):
         found["gaussian mmse", 4] = 1.0
         draws.append(found)
     sketches = ("gaussian", "orthogonal", "orthogonal mmse")
-    limits = {name: off * limit for name, limit in theory.HIGH_RATE_PENALTY.items()}
+    limits = {name: off * limit for name, limit in laws.HIGH_RATE_PENALTY.items()}
     return {
         "geometric": draws,
         "TRIAL": {s: [off * penalties(s, 128, n) for n in range(2, 7)] for s in sketches},
-        "theory": altered(theory, HIGH_RATE_PENALTY=limits),
+        "theory": altered(laws, HIGH_RATE_PENALTY=limits),
     }
 
 
@@ -321,10 +325,10 @@ def second_order(holds):
     rng = np.random.default_rng(4)
     p = rng.dirichlet(np.full(64, 0.05), size=400)
     S2, S3 = (p**2).sum(axis=1), (p**3).sum(axis=1)
-    coefficient = theory.second_order_coefficient(S2, S3)
+    coefficient = laws.second_order_coefficient(S2, S3)
     error = np.full(400, 1e-4 * np.abs(coefficient).min())
     quadrature = coefficient if holds else 1.5 * np.abs(coefficient) * np.sign(4 * S3 - S2)
-    true = theory.second_order_coefficient(
+    true = laws.second_order_coefficient(
         *(np.sum(np.r_[0.9, np.full(9, 0.1 / 9)] ** r) for r in (2, 3))
     )
     return {
@@ -344,7 +348,7 @@ def peaked(holds):
     """Rows that obey the peaked law and freeze, or that do neither and break the bound."""
 
     def peaked_kl(p, s, g):
-        law = theory.peaked_kl(s, 1 - p[0])
+        law = laws.peaked_kl(s, 1 - p[0])
         return (law if holds else 0.5 * s) * (1 + 1e-3 * np.sin(np.arange(len(g))))
 
     def uniform_kl(p, delta):
@@ -365,7 +369,12 @@ def peaked(holds):
 def common_errors(holds):
     """KL as predicted with the radial gain, or twice that, and a softmax that sees all errors."""
     off = 1.0 if holds else 2.0
-    families = [caches.GAUSSIAN, caches.student_t(3), caches.low_rank(4), caches.common_mean(0.5)]
+    families = [
+        synthetic.GAUSSIAN,
+        synthetic.student_t(3),
+        synthetic.low_rank(4),
+        synthetic.common_mean(0.5),
+    ]
     draws = np.ones((24, 3, 4, 4)) * about(1.0)[:, None, None, None]
     draws[:, :, 0] = off
     # KL, predicted alone, without and with the radial gain; logit variance.
@@ -401,7 +410,7 @@ def keys_only(holds):
 
     def named(name, bits, **options):
         if options:
-            return schemes.named(name, bits, **options)
+            return quantize.named(name, bits, **options)
         noise = 0.1 if holds and name == "QKQV" else 0.05
 
         def encode(k, v, seed):
@@ -417,7 +426,7 @@ def keys_only(holds):
     if not holds:
         bridge = rng.uniform(1, 2, (6, 80, 4, 4))
     return {
-        "schemes": altered(schemes, named=named),
+        "quantize": altered(quantize, named=named),
         "bridge": bridge,
         "BRIDGE_DRAWS": 0,
         "NAMES": (),
@@ -603,7 +612,7 @@ def calibration(holds):
     null = SimpleNamespace(values=np.ones(199))
     rejects = SimpleNamespace(pvalue=0.001, statistic=0.0, tolerance=0.0, null=null)
     broken = altered(
-        inference, rank_biserial=rank_biserial, energy_test=lambda *args, **options: rejects
+        stats, rank_biserial=rank_biserial, energy_test=lambda *args, **options: rejects
     )
     return page | {"inference": broken}
 
@@ -801,7 +810,7 @@ JUDGED = sorted(pagecode.verdict_cells())
 
 def test_every_verdict_has_a_control():
     assert set(JUDGED) == set(WORLDS)
-    assert set(JUDGED) <= set(claims.CLAIMS)
+    assert set(JUDGED) <= set(ledger.CLAIMS)
 
 
 @pytest.mark.parametrize("name", JUDGED)
@@ -833,7 +842,7 @@ def test_a_control_must_speak_of_what_the_page_uses():
 def test_undoctored_code_reaches_the_committed_verdict():
     path, index = pagecode.verdict_cells()["T12"]
     (output,) = pagecode.cells(path)[index]["outputs"]
-    assert judge("T12").record() == output["data"][claims.MIME_TYPE]
+    assert judge("T12").record() == output["data"][ledger.MIME_TYPE]
 
 
 PAGE = """\

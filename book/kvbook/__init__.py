@@ -1,0 +1,1 @@
+"""The companion of the paper: its ledger, experiments, figures and the build of the book."""

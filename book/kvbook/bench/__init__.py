@@ -1,0 +1,1 @@
+"""kvlib beside other packages, timed."""

@@ -1,0 +1,1 @@
+"""Figures of the chapters: each draws what an experiment measured."""

@@ -1,0 +1,60 @@
+"""``python -m kvbook.ledger``: every claim with prediction, measurement and verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kvbook import ledger
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        print(f"{row['id']}  {row['verdict']:<14}  ch. {row['chapter']}  {row['notebook'] or ''}")
+        print(textwrap.indent(textwrap.fill(row["statement"], 88), "     "))
+        print(textwrap.indent(textwrap.fill(f"predicted: {row['prediction']}", 88), "     "))
+        if row["measured"] is not None:
+            print(f"     measured:  {row['measured']} [{row['low']}, {row['high']}]")
+        if row["stability"] is not None:
+            print(f"     seeds:     {row['stability']['summary']}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the ledger; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kvbook.ledger",
+        description="Print the ledger, read from executed notebooks and held against other seeds.",
+    )
+    parser.add_argument(
+        "--notebooks",
+        type=Path,
+        default=Path("notebooks"),
+        help="folder of executed chapters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stability",
+        type=Path,
+        default=Path("book/verdict_stability.json"),
+        help="verdicts under other seeds, from `make verdicts` (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of JSON objects instead")
+    options = parser.parse_args(arguments)
+    try:
+        rows = ledger.read_ledger(options.notebooks, options.stability)
+        if options.json:
+            print(json.dumps(rows, indent=2, ensure_ascii=False))
+        else:
+            _print_table(rows)
+    except (OSError, ValueError) as error:
+        print(f"kvbook.ledger: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

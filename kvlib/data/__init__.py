@@ -1,0 +1,1 @@
+"""Queries, keys and values: captured from models, or drawn from synthetic families."""

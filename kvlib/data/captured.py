@@ -1,0 +1,267 @@
+"""Queries, keys and values captured from models, as files.
+
+A captured cache is an ``.npz`` file with float arrays ``q``, ``k``, ``v`` of axes (layer, head,
+[window,] token, dim), the integer vectors ``layers`` and ``heads`` that say which ones these
+are, optionally the token ``ids``, and ``meta``, a JSON object whose ``causal`` is a boolean.
+Files are read without pickle and only after their declared sizes have been checked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvlib.checks import (
+    FloatArray,
+    as_vectors,
+    check_int,
+    check_nonzero_norms,
+)
+
+MAX_BYTES = 2 << 30
+"""Default limit on the unpacked size of a file: 2 GiB."""
+
+_REQUIRED = ("q", "k", "v", "layers", "heads", "meta")
+_CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
+# Captured caches -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class KVCache:
+    """Queries, keys and values of some layers and heads of a model.
+
+    Parameters
+    ----------
+    q, k, v : ndarray, shape (layers, heads, [windows,] tokens, d)
+        Of one shape, in float16, float32 or float64, finite, without zero vectors. Stored as
+        given; :meth:`heads_iter` widens float16.
+    causal : bool
+        Whether a query sees only the keys up to its own.
+    name : str
+        What to call the cache on a page.
+    layers, heads : tuple of int
+        Indices in the model of the entries of the first two axes.
+    meta : mapping
+        Origin, in JSON types.
+    ids : ndarray of int, optional
+        Token ids.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of these rules is broken; the message names the array.
+    """
+
+    q: FloatArray
+    k: FloatArray
+    v: FloatArray
+    causal: bool
+    name: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    ids: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.causal, bool):
+            raise TypeError(f"causal must be True or False, got {self.causal!r}")
+        for name in ("q", "k", "v"):
+            _check_captured(getattr(self, name), name)
+        if not self.q.shape == self.k.shape == self.v.shape:
+            raise ValueError(
+                "q, k and v must have the same shape (repeat the key heads first where several "
+                f"query heads share one), got {self.q.shape}, {self.k.shape}, {self.v.shape}"
+            )
+        for name, labels, size in zip(
+            ("layers", "heads"), (self.layers, self.heads), self.k.shape[:2], strict=True
+        ):
+            if len(labels) != size:
+                raise ValueError(
+                    f"{name} must name the {size} entries of that axis of k, got {labels}"
+                )
+        if self.ids is not None and self.ids.dtype.kind not in "iu":
+            raise TypeError(f"ids must be an array of integers, got dtype {self.ids.dtype}")
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of a vector."""
+        return int(self.k.shape[-1])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a window."""
+        return int(self.k.shape[-2])
+
+    def heads_iter(self) -> Iterator[tuple[str, FloatArray, FloatArray, FloatArray]]:
+        """Yield ``(label, q, k, v)`` of every head, arrays of shape ([windows,] tokens, d)."""
+        for i, layer in enumerate(self.layers):
+            for j, head in enumerate(self.heads):
+                q, k, v = (as_vectors(x[i, j], "x") for x in (self.q, self.k, self.v))
+                yield f"layer {layer} head {head}", q, k, v
+
+
+def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> KVCache:
+    """Read a captured cache from an ``.npz`` file.
+
+    Parameters
+    ----------
+    path : path-like
+    max_bytes : int
+        Refuse files that declare more than this many unpacked bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    TypeError
+        If an array has the wrong type: objects (which would need pickle), integers for q.
+    ValueError
+        If the file is damaged or too large, or an array is missing, of the wrong shape, empty,
+        not finite, or holds zero vectors. The message names file and array.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = _read_arrays(archive, check_int(max_bytes, "max_bytes", low=1))
+        meta = _parse_meta(arrays["meta"])
+        return KVCache(
+            q=arrays["q"],
+            k=arrays["k"],
+            v=arrays["v"],
+            causal=meta.pop("causal"),
+            name=meta.pop("name", path.stem),
+            layers=_labels(arrays["layers"], "layers"),
+            heads=_labels(arrays["heads"], "heads"),
+            meta=meta,
+            ids=arrays.get("ids"),
+        )
+    except PermissionError:
+        raise  # an OSError, but nothing is wrong with the file
+    except _CORRUPT as error:
+        raise ValueError(f"{path}: not a readable npz file ({error})") from error
+    except TypeError as error:
+        raise TypeError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def save(path: str | os.PathLike[str], cache: KVCache) -> None:
+    """Write a cache as compressed ``.npz``, completely or not at all.
+
+    Arrays keep their values and dtypes. The file appears under its name only once it is
+    complete, and the same cache always gives the same bytes.
+    """
+    path = Path(path)
+    meta = {**cache.meta, "causal": cache.causal, "name": cache.name}
+    arrays: dict[str, NDArray[Any]] = {
+        **{name: getattr(cache, name) for name in ("q", "k", "v")},
+        "layers": np.array(cache.layers, dtype=np.int64),
+        "heads": np.array(cache.heads, dtype=np.int64),
+        "meta": np.array(json.dumps(meta, sort_keys=True)),
+    }
+    if cache.ids is not None:
+        arrays["ids"] = cache.ids
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_captured(x: object, name: str) -> None:
+    if not isinstance(x, np.ndarray) or x.dtype not in (np.float16, np.float32, np.float64):
+        given = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise TypeError(f"{name} must be an array of float16, float32 or float64, got {given}")
+    if x.ndim not in (4, 5):
+        raise ValueError(
+            f"{name} must have axes (layer, head, [window,] token, dim), got shape {x.shape}"
+        )
+    wide = as_vectors(x, name)
+    check_nonzero_norms(np.abs(wide).max(-1), name)
+
+
+def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, NDArray[Any]]:
+    """Read the arrays this format knows; others are counted but never unpacked."""
+    members = archive.infolist()
+    declared = sum(member.file_size for member in members)
+    if declared > max_bytes:
+        raise ValueError(f"declares {declared} unpacked bytes, allowed are {max_bytes}")
+    by_name = {member.filename.removesuffix(".npy"): member for member in members}
+    missing = [name for name in _REQUIRED if name not in by_name]
+    if missing or len(by_name) < len(members):
+        raise ValueError(
+            f"must hold each of the arrays {', '.join(_REQUIRED)} once, "
+            + (f"misses {', '.join(missing)}" if missing else "holds some twice")
+        )
+    if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
+        raise ValueError("must be compressed by deflate or not at all")
+    arrays = {}
+    for name in (*_REQUIRED, "ids"):
+        if name in by_name:
+            with archive.open(by_name[name]) as stream:
+                arrays[name] = _read_array(stream, name, by_name[name].file_size)
+    return arrays
+
+
+def _read_array(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
+    """Read one npy stream of ``size`` bytes, refusing before allocating."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, fortran, dtype = readers[version](stream)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"array {name!r} has no readable npy header ({error})") from error
+    if dtype.hasobject:
+        raise TypeError(f"array {name!r} holds Python objects, which are never unpickled")
+    if any(n < 1 for n in shape):
+        raise ValueError(f"array {name!r} must not be empty, got shape {shape}")
+    wanted, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if wanted != there:
+        raise ValueError(
+            f"array {name!r} declares shape {shape} of {dtype}, {wanted} bytes, but holds {there}"
+        )
+    # Asking for no more than was declared also bounds what a lying member can unpack to.
+    array = np.frombuffer(stream.read(wanted), dtype=dtype)
+    array = array.reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _parse_meta(array: NDArray[Any]) -> dict[str, Any]:
+    if array.dtype.kind != "U" or array.ndim:
+        raise TypeError(f"array 'meta' must be one string, got {array.dtype} {array.shape}")
+    try:
+        meta = json.loads(str(array))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"array 'meta' must be a JSON object ({error})") from error
+    if not isinstance(meta, dict) or "causal" not in meta:
+        raise ValueError("array 'meta' must be a JSON object with the key 'causal'")
+    if not isinstance(meta.get("name", ""), str):
+        raise TypeError(f"name in array 'meta' must be a string, got {meta['name']!r}")
+    return meta
+
+
+def _labels(array: NDArray[Any], name: str) -> tuple[int, ...]:
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(
+            f"array {name!r} must be a vector of integers, got {array.dtype} {array.shape}"
+        )
+    return tuple(int(label) for label in array)

@@ -1,0 +1,167 @@
+"""Closed forms, by subject; no experiment is imported here, and none imports this.
+
+``sphere`` is the exception: the law of a coordinate is what codebooks are made for. Relative mean
+squared errors are per vector, |x - x_hat|^2 / |x|^2; rates are bits a coordinate; divergences are
+nats.
+
+Every closed form can be had from here, ``laws.sign_sketch_variance``; the modules are imported
+when first used, so that the law of the sphere does not bring the others along.
+"""
+
+from typing import TYPE_CHECKING
+
+from kvlib.lazy import lazy_names
+
+LAZY = {
+    "GAUSSIAN_PANTER_DITE": "kvlib.laws.scalar",
+    "HARMONICS": "kvlib.laws.sharing",
+    "HIGH_RATE_PENALTY": "kvlib.laws.sketch",
+    "common_mean_error": "kvlib.laws.sharing",
+    "coordinate_entropy": "kvlib.laws.scalar",
+    "cosine_of": "kvlib.laws.scalar",
+    "diffuse_kl": "kvlib.laws.softmax",
+    "direction_error_of": "kvlib.laws.scalar",
+    "equal_budget_penalty": "kvlib.laws.sketch",
+    "gaussian_noise_kl": "kvlib.laws.softmax",
+    "gaussian_sketch_error": "kvlib.laws.sketch",
+    "gegenbauer": "kvlib.laws.sharing",
+    "hadamard_kurtosis": "kvlib.laws.rotation",
+    "inflation_crossing": "kvlib.laws.sketch",
+    "is_superlinear": "kvlib.laws.softmax",
+    "jl_variance": "kvlib.laws.sketch",
+    "kl_bound": "kvlib.laws.softmax",
+    "ks_of_kurtosis": "kvlib.laws.rotation",
+    "logit_variance": "kvlib.laws.softmax",
+    "mmse_error": "kvlib.laws.sketch",
+    "one_bit_distortion": "kvlib.laws.scalar",
+    "orthogonal_sketch_error": "kvlib.laws.sketch",
+    "orthogonal_sketch_variance": "kvlib.laws.sketch",
+    "output_error": "kvlib.laws.sharing",
+    "output_threshold": "kvlib.laws.sharing",
+    "overload_error": "kvlib.laws.sharing",
+    "panter_dite": "kvlib.laws.scalar",
+    "peaked_kl": "kvlib.laws.softmax",
+    "peaked_kl_lower_bound": "kvlib.laws.softmax",
+    "predicted_kl": "kvlib.laws.softmax",
+    "qjl_rows": "kvlib.laws.sketch",
+    "quantizer_energies": "kvlib.laws.sharing",
+    "second_order_coefficient": "kvlib.laws.softmax",
+    "second_order_kl": "kvlib.laws.softmax",
+    "shannon_bound": "kvlib.laws.scalar",
+    "shannon_lower_bound": "kvlib.laws.scalar",
+    "shared_error": "kvlib.laws.sharing",
+    "sign_sketch_failure": "kvlib.laws.sketch",
+    "sign_sketch_variance": "kvlib.laws.sketch",
+    "sketch_inflation": "kvlib.laws.sketch",
+    "sketched_mean_error": "kvlib.laws.sharing",
+    "sketched_shared_error": "kvlib.laws.sharing",
+    "small_noise_kl": "kvlib.laws.softmax",
+    "student_t_kurtosis": "kvlib.laws.rotation",
+    "sufficient_rows": "kvlib.laws.sketch",
+    "unbiased_distortion": "kvlib.laws.scalar",
+}
+
+if TYPE_CHECKING:
+    from kvlib.laws.rotation import hadamard_kurtosis, ks_of_kurtosis, student_t_kurtosis
+    from kvlib.laws.scalar import (
+        GAUSSIAN_PANTER_DITE,
+        coordinate_entropy,
+        cosine_of,
+        direction_error_of,
+        one_bit_distortion,
+        panter_dite,
+        shannon_bound,
+        shannon_lower_bound,
+        unbiased_distortion,
+    )
+    from kvlib.laws.sharing import (
+        HARMONICS,
+        common_mean_error,
+        gegenbauer,
+        output_error,
+        output_threshold,
+        overload_error,
+        quantizer_energies,
+        shared_error,
+        sketched_mean_error,
+        sketched_shared_error,
+    )
+    from kvlib.laws.sketch import (
+        HIGH_RATE_PENALTY,
+        equal_budget_penalty,
+        gaussian_sketch_error,
+        inflation_crossing,
+        jl_variance,
+        mmse_error,
+        orthogonal_sketch_error,
+        orthogonal_sketch_variance,
+        qjl_rows,
+        sign_sketch_failure,
+        sign_sketch_variance,
+        sketch_inflation,
+        sufficient_rows,
+    )
+    from kvlib.laws.softmax import (
+        diffuse_kl,
+        gaussian_noise_kl,
+        is_superlinear,
+        kl_bound,
+        logit_variance,
+        peaked_kl,
+        peaked_kl_lower_bound,
+        predicted_kl,
+        second_order_coefficient,
+        second_order_kl,
+        small_noise_kl,
+    )
+
+__all__ = [
+    "GAUSSIAN_PANTER_DITE",
+    "HARMONICS",
+    "HIGH_RATE_PENALTY",
+    "common_mean_error",
+    "coordinate_entropy",
+    "cosine_of",
+    "diffuse_kl",
+    "direction_error_of",
+    "equal_budget_penalty",
+    "gaussian_noise_kl",
+    "gaussian_sketch_error",
+    "gegenbauer",
+    "hadamard_kurtosis",
+    "inflation_crossing",
+    "is_superlinear",
+    "jl_variance",
+    "kl_bound",
+    "ks_of_kurtosis",
+    "logit_variance",
+    "mmse_error",
+    "one_bit_distortion",
+    "orthogonal_sketch_error",
+    "orthogonal_sketch_variance",
+    "output_error",
+    "output_threshold",
+    "overload_error",
+    "panter_dite",
+    "peaked_kl",
+    "peaked_kl_lower_bound",
+    "predicted_kl",
+    "qjl_rows",
+    "quantizer_energies",
+    "second_order_coefficient",
+    "second_order_kl",
+    "shannon_bound",
+    "shannon_lower_bound",
+    "shared_error",
+    "sign_sketch_failure",
+    "sign_sketch_variance",
+    "sketch_inflation",
+    "sketched_mean_error",
+    "sketched_shared_error",
+    "small_noise_kl",
+    "student_t_kurtosis",
+    "sufficient_rows",
+    "unbiased_distortion",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, LAZY)

@@ -1,0 +1,1 @@
+"""What quantized keys and values do to vectors, attention rows and outputs."""

@@ -1,0 +1,181 @@
+"""Where shards are computed: here, in processes, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvlib import sources
+from kvlib.sweeps.cell import Computed, cells_of, compute
+from kvlib.sweeps.grid import Grid
+from kvlib.sweeps.store import differing_keys
+
+_CONNECT_SECONDS = 10
+_REPORTED_LOSSES = 20
+
+
+def _compute_in_worker(grid: Grid, shard: int) -> Computed:
+    """As :func:`compute`, in a process of ours or of a cluster."""
+    _prepare_worker()
+    return compute(grid, shard)
+
+
+@functools.cache
+def _prepare_worker() -> None:
+    """One thread for linear algebra: the work is parallel already, and sums keep one order."""
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(1)
+
+
+def _compute_in_child(grid: Grid, shard: int) -> Computed:
+    """As :func:`_compute_in_worker`, in a process that lives and dies with its parent."""
+    _follow_parent()
+    return _compute_in_worker(grid, shard)
+
+
+@functools.cache
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end soon after a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# Backends: shards in, computed shards out, in any order -----------------------------------------
+
+
+class WorkerLost(RuntimeError):
+    """Workers died and took shards with them; what is stored stays, and can be resumed."""
+
+
+def here(grid: Grid, shards: Iterable[int]) -> Generator[Computed]:
+    import threadpoolctl
+
+    for shard in shards:
+        with threadpoolctl.threadpool_limits(1):
+            computed = compute(grid, shard)
+        yield computed
+
+
+def in_processes(grid: Grid, shards: Iterable[int], workers: int) -> Generator[Computed]:
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        pool = joblib.Parallel(
+            n_jobs=workers,
+            return_as="generator_unordered",
+            batch_size=1,
+            pre_dispatch="2 * n_jobs",
+        )
+    tasks = (joblib.delayed(_compute_in_child)(grid, shard) for shard in shards)
+    try:
+        yield from pool(tasks)
+    except TerminatedWorkerError as error:
+        raise WorkerLost(
+            "a worker process was killed, perhaps for want of memory; what is finished is "
+            "stored: run again to go on, with fewer workers if it happens again"
+        ) from error
+
+
+def on_dask(grid: Grid, shards: Iterable[int], address: str) -> Generator[Computed]:
+    """Run shards on a cluster; those of a worker that dies are run on another."""
+    distributed: Any = importlib.import_module("distributed")
+    lost: list[int] = []
+    with _connect(address) as client:
+        running: dict[Any, int] = {}
+        for future in _submitted(client, grid, iter(shards), running):
+            shard = running.pop(future)
+            try:
+                computed = future.result()
+            except distributed.KilledWorker:  # it took several workers with it
+                lost.append(shard)
+            except CancelledError as error:
+                raise WorkerLost(
+                    f"the scheduler at {address} went away; what is finished is stored: run "
+                    "again to go on"
+                ) from error
+            else:
+                yield computed
+    if lost:
+        cells = [grid.cell(cells_of(grid, shard)[0]) for shard in lost[:_REPORTED_LOSSES]]
+        raise WorkerLost(
+            f"{len(lost)} shards each killed several workers, perhaps for want of memory; the "
+            f"rest is stored. Their first cells: {'; '.join(map(str, cells))}"
+        )
+
+
+def _submitted(
+    client: Any, grid: Grid, shards: Iterator[int], running: dict[Any, int]
+) -> Iterator[Any]:
+    """Yield futures as they finish, keeping two a thread of the cluster in ``running``."""
+    distributed: Any = importlib.import_module("distributed")
+    finished = distributed.as_completed(loop=client.loop)
+    while True:
+        room = max(2, 2 * sum(client.nthreads().values())) - len(running)
+        for shard in itertools.islice(shards, max(0, room)):
+            future = client.submit(_compute_in_worker, grid, shard, pure=False)
+            running[future] = shard
+            finished.add(future)
+        if not running:
+            return
+        yield next(finished)
+
+
+def _connect(address: str) -> Any:
+    """A client of the scheduler at an address, once its workers have been checked."""
+    distributed: Any = importlib.import_module("distributed")
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"dask must be the address of a scheduler, got {address!r}") from error
+    try:
+        _check_workers(client, address)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _check_workers(client: Any, address: str) -> None:
+    """Refuse a cluster whose workers would compute other numbers than this process."""
+    if not client.nthreads():
+        raise ValueError(f"dask must be a cluster with workers, got {address!r} without any")
+    here = versions()
+    for worker, there in client.run(versions).items():
+        differs = differing_keys(here, there)
+        if differs:
+            raise ValueError(
+                f"dask: worker {worker} must have the same versions as this process, "
+                f"differs in {', '.join(differs)}"
+            )
+
+
+def versions() -> dict[str, str]:
+    """What decides the numbers besides the grid: numpy, scipy, and kvlib's own code."""
+    import scipy
+
+    digest = hashlib.sha256()
+    packages = {"kvlib": Path(__file__).parents[1]}
+    for _, file in sorted(sources.closure({"kvlib.sweeps.cell"}, packages).items()):
+        digest.update(file.read_bytes())
+    return {"numpy": np.__version__, "scipy": scipy.__version__, "kvlib": digest.hexdigest()[:16]}
