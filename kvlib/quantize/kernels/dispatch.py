@@ -1,7 +1,7 @@
 """Encode and decode float32 vectors with compiled kernels, in bounded memory.
 
-:mod:`kvlib.quantize.rotated` asks here first. None means "not for the kernels" (another type, another
-rotation, numba missing, a vector that numpy must judge), and the numpy code of the schemes, which
+:mod:`kvlib.quantize.rotated` asks here first. None means "not for the kernels" (another type,
+another rotation, numba missing, a vector that numpy must judge), and the numpy code there, which
 defines what is right, does the work or raises the error. The kernels store the same codes except
 where a coordinate lies within rounding of a cell's edge.
 
