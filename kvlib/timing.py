@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kvlib import files
 from kvlib.checks import check_int, check_positive
 
 TAIL = 0.1
@@ -218,11 +219,7 @@ def ratio(over: Row, under: Row) -> Ratio:
 def write(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     """Store rows as a JSON list, one row a line, replacing the file as a whole."""
     lines = ",\n".join(json.dumps(row.as_dict(), allow_nan=False) for row in rows)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    os.replace(partial, target)
+    files.write_atomically(path, f"[\n{lines}\n]\n")
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:

@@ -8,31 +8,23 @@ Files are read without pickle and only after their declared sizes have been chec
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvlib import files
 from kvlib.checks import (
     FloatArray,
     as_vectors,
-    check_int,
     check_nonzero_norms,
 )
 
-MAX_BYTES = 2 << 30
-"""Default limit on the unpacked size of a file: 2 GiB."""
-
 _REQUIRED = ("q", "k", "v", "layers", "heads", "meta")
-_CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 # Captured caches -------------------------------------------------------------------------------
@@ -112,7 +104,7 @@ class KVCache:
                 yield f"layer {layer} head {head}", q, k, v
 
 
-def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> KVCache:
+def load(path: str | os.PathLike[str], *, max_bytes: int = files.MAX_BYTES) -> KVCache:
     """Read a captured cache from an ``.npz`` file.
 
     Parameters
@@ -132,11 +124,8 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> KVCache
         not finite, or holds zero vectors. The message names file and array.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    arrays = files.read_npz(path, _REQUIRED, ("ids",), max_bytes=max_bytes)
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = _read_arrays(archive, check_int(max_bytes, "max_bytes", low=1))
         meta = _parse_meta(arrays["meta"])
         return KVCache(
             q=arrays["q"],
@@ -149,10 +138,6 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> KVCache
             meta=meta,
             ids=arrays.get("ids"),
         )
-    except PermissionError:
-        raise  # an OSError, but nothing is wrong with the file
-    except _CORRUPT as error:
-        raise ValueError(f"{path}: not a readable npz file ({error})") from error
     except TypeError as error:
         raise TypeError(f"{path}: {error}") from error
     except ValueError as error:
@@ -165,23 +150,16 @@ def save(path: str | os.PathLike[str], cache: KVCache) -> None:
     Arrays keep their values and dtypes. The file appears under its name only once it is
     complete, and the same cache always gives the same bytes.
     """
-    path = Path(path)
     meta = {**cache.meta, "causal": cache.causal, "name": cache.name}
     arrays: dict[str, NDArray[Any]] = {
         **{name: getattr(cache, name) for name in ("q", "k", "v")},
         "layers": np.array(cache.layers, dtype=np.int64),
         "heads": np.array(cache.heads, dtype=np.int64),
-        "meta": np.array(json.dumps(meta, sort_keys=True)),
+        "meta": files.json_array(meta),
     }
     if cache.ids is not None:
         arrays["ids"] = cache.ids
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_npz(path, arrays)
 
 
 def _check_captured(x: object, name: str) -> None:
@@ -196,63 +174,9 @@ def _check_captured(x: object, name: str) -> None:
     check_nonzero_norms(np.abs(wide).max(-1), name)
 
 
-def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """Read the arrays this format knows; others are counted but never unpacked."""
-    members = archive.infolist()
-    declared = sum(member.file_size for member in members)
-    if declared > max_bytes:
-        raise ValueError(f"declares {declared} unpacked bytes, allowed are {max_bytes}")
-    by_name = {member.filename.removesuffix(".npy"): member for member in members}
-    missing = [name for name in _REQUIRED if name not in by_name]
-    if missing or len(by_name) < len(members):
-        raise ValueError(
-            f"must hold each of the arrays {', '.join(_REQUIRED)} once, "
-            + (f"misses {', '.join(missing)}" if missing else "holds some twice")
-        )
-    if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
-        raise ValueError("must be compressed by deflate or not at all")
-    arrays = {}
-    for name in (*_REQUIRED, "ids"):
-        if name in by_name:
-            with archive.open(by_name[name]) as stream:
-                arrays[name] = _read_array(stream, name, by_name[name].file_size)
-    return arrays
-
-
-def _read_array(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
-    """Read one npy stream of ``size`` bytes, refusing before allocating."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    try:
-        version = np.lib.format.read_magic(stream)
-        shape, fortran, dtype = readers[version](stream)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"array {name!r} has no readable npy header ({error})") from error
-    if dtype.hasobject:
-        raise TypeError(f"array {name!r} holds Python objects, which are never unpickled")
-    if any(n < 1 for n in shape):
-        raise ValueError(f"array {name!r} must not be empty, got shape {shape}")
-    wanted, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if wanted != there:
-        raise ValueError(
-            f"array {name!r} declares shape {shape} of {dtype}, {wanted} bytes, but holds {there}"
-        )
-    # Asking for no more than was declared also bounds what a lying member can unpack to.
-    array = np.frombuffer(stream.read(wanted), dtype=dtype)
-    array = array.reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
 def _parse_meta(array: NDArray[Any]) -> dict[str, Any]:
-    if array.dtype.kind != "U" or array.ndim:
-        raise TypeError(f"array 'meta' must be one string, got {array.dtype} {array.shape}")
-    try:
-        meta = json.loads(str(array))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"array 'meta' must be a JSON object ({error})") from error
-    if not isinstance(meta, dict) or "causal" not in meta:
+    meta = files.json_object(array, "meta")
+    if "causal" not in meta:
         raise ValueError("array 'meta' must be a JSON object with the key 'causal'")
     if not isinstance(meta.get("name", ""), str):
         raise TypeError(f"name in array 'meta' must be a string, got {meta['name']!r}")

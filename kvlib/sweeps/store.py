@@ -114,17 +114,9 @@ class Store:
             yield pq.read_table(pa.BufferReader(content))
 
     def _acquire(self) -> IO[str]:
-        """Hold the folder's lock; the system drops it when the process ends, however it ends."""
-        lock = (self.folder / "lock").open("a", encoding="utf-8")
-        try:
-            import fcntl
-        except ImportError:  # a system without it has no guard against two writers
-            return lock
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise RuntimeError(f"{self.folder}: another sweep is writing here") from None
+        lock = files.lock(self.folder / "lock")
+        if lock is None:
+            raise RuntimeError(f"{self.folder}: another sweep is writing here")
         return lock
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
@@ -183,23 +175,18 @@ def write_table(path: Path, tables: Iterator[pa.Table], schema: pa.Schema) -> in
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f".{path.name}.tmp")
     waiting: list[pa.Table] = []
     written = held = 0
-    with temporary.open("wb") as file:
-        with pq.ParquetWriter(file, schema) as writer:
-            for table in tables:
-                waiting.append(table.replace_schema_metadata(schema.metadata))
-                held += table.num_rows
-                while held >= ROWS_PER_GROUP:
-                    # One chunk a column: how it is chunked would show in the bytes.
-                    rows = pa.concat_tables(waiting).combine_chunks()
-                    writer.write_table(rows.slice(0, ROWS_PER_GROUP), ROWS_PER_GROUP)
-                    waiting, held = [rows.slice(ROWS_PER_GROUP)], held - ROWS_PER_GROUP
-                    written += ROWS_PER_GROUP
-            if held:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks(), ROWS_PER_GROUP)
-        files.flush(file)
-    temporary.replace(path)
-    files.flush_folder(path.parent)
+    with files.replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for table in tables:
+            waiting.append(table.replace_schema_metadata(schema.metadata))
+            held += table.num_rows
+            while held >= ROWS_PER_GROUP:
+                # One chunk a column: how it is chunked would show in the bytes.
+                rows = pa.concat_tables(waiting).combine_chunks()
+                writer.write_table(rows.slice(0, ROWS_PER_GROUP), ROWS_PER_GROUP)
+                waiting, held = [rows.slice(ROWS_PER_GROUP)], held - ROWS_PER_GROUP
+                written += ROWS_PER_GROUP
+        if held:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks(), ROWS_PER_GROUP)
     return written + held

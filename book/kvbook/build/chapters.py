@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 from kvlib import sources
+from kvlib.files import sha256, write_atomically
 
 ROOT = Path(__file__).resolve().parents[3]
 # A chapter that reaches this module may load any captured cache.
@@ -135,7 +135,7 @@ def data_files(root, modules, text):
 def fingerprint(path):
     """Content hash and time of change: either one differing means "changed", as with make."""
     return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256(path),
         "mtime_ns": path.stat().st_mtime_ns,
     }
 
@@ -257,26 +257,6 @@ def join_streams(outputs):
 def serialise(notebook):
     """The one text form in which a notebook is stored."""
     return nbformat.writes(notebook, indent=1, ensure_ascii=False).rstrip("\n") + "\n"
-
-
-def write_atomically(path, content):
-    """Replace a file in one step, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_if_changed(path, content):
-    """Store text or bytes unless the file holds them already; says whether it was written."""
-    content = content.encode() if isinstance(content, str) else content
-    if path.exists() and path.read_bytes() == content:
-        return False
-    write_atomically(path, content)
-    return True
 
 
 # ------------------------------------------------------------------ parameters
