@@ -19,9 +19,11 @@ from kvlib.lazy import lazy_names
 __version__ = "0.1.0"
 
 LAZY = {
+    "BlockQuantizer": "kvlib.quantize",
     "EncodedCache": "kvlib.quantize",
     "Family": "kvlib.data.synthetic",
     "KVCache": "kvlib.data.captured",
+    "Quantizer": "kvlib.quantize",
     "RotatedQuantizer": "kvlib.quantize",
     "Scheme": "kvlib.quantize",
     "attention_kl": "kvlib.measure.attention",
@@ -30,6 +32,7 @@ LAZY = {
     "load": "kvlib.data.captured",
     "mean_interval": "kvlib.stats",
     "named": "kvlib.quantize",
+    "register": "kvlib.quantize",
     "relative_mse": "kvlib.measure.metrics",
     "save": "kvlib.data.captured",
 }
@@ -39,13 +42,23 @@ if TYPE_CHECKING:
     from kvlib.data.synthetic import Family
     from kvlib.measure.attention import attention_kl, attention_output, attention_weights
     from kvlib.measure.metrics import relative_mse
-    from kvlib.quantize import EncodedCache, RotatedQuantizer, Scheme, named
+    from kvlib.quantize import (
+        BlockQuantizer,
+        EncodedCache,
+        Quantizer,
+        RotatedQuantizer,
+        Scheme,
+        named,
+        register,
+    )
     from kvlib.stats import mean_interval
 
 __all__ = [
+    "BlockQuantizer",
     "EncodedCache",
     "Family",
     "KVCache",
+    "Quantizer",
     "RotatedQuantizer",
     "Scheme",
     "__version__",
@@ -55,6 +68,7 @@ __all__ = [
     "load",
     "mean_interval",
     "named",
+    "register",
     "relative_mse",
     "save",
 ]

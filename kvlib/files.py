@@ -126,7 +126,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) 
 def read_npz(
     path: str | os.PathLike[str],
     required: Sequence[str],
-    optional: Sequence[str] = (),
+    optional: Sequence[str] | None = (),
     *,
     max_bytes: int = MAX_BYTES,
 ) -> dict[str, NDArray[Any]]:
@@ -136,7 +136,7 @@ def read_npz(
     ----------
     path : path-like
     required, optional : sequence of str
-        Arrays to read; others are counted but never unpacked.
+        Arrays to read; others are counted but never unpacked. None: read all there are.
     max_bytes : int
         Refuse files that declare more than this many unpacked bytes.
 
@@ -167,7 +167,10 @@ def read_npz(
 
 
 def _read_arrays(
-    archive: zipfile.ZipFile, required: Sequence[str], optional: Sequence[str], max_bytes: int
+    archive: zipfile.ZipFile,
+    required: Sequence[str],
+    optional: Sequence[str] | None,
+    max_bytes: int,
 ) -> dict[str, NDArray[Any]]:
     members = archive.infolist()
     if len(members) > _MOST_MEMBERS:
@@ -185,7 +188,7 @@ def _read_arrays(
     if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
         raise ValueError("must be compressed by deflate or not at all")
     arrays = {}
-    for name in (*required, *optional):
+    for name in by_name if optional is None else (*required, *optional):
         if name in by_name:
             with archive.open(by_name[name]) as stream:
                 arrays[name] = _read_array(stream, name, by_name[name].file_size)

@@ -20,26 +20,9 @@ from kvlib.checks import check_choice
 from kvlib.quantize import RotatedQuantizer
 from kvlib.stats import Interval
 
-# Hues of D'Alberto's figure 3 (arXiv:2605.08114): KQV red, QKQV purple, KV green. The shades keep
-# apart under protanopia, deuteranopia and tritanopia, and each has a contrast above 3 on white.
-SCHEME_COLORS = {
-    "KV": "#0A6853",
-    "WHT": "#429BCC",
-    "KQV": "#AA1F10",
-    "QKV": "#D17F04",
-    "QKQV": "#5F3B91",
-    "EDEN": "#0F213D",
-    "C-EDEN": "#242DF3",
-}
-SCHEME_MARKERS = {
-    "KV": "s",
-    "WHT": "D",
-    "KQV": "o",
-    "QKV": "v",
-    "QKQV": "^",
-    "EDEN": "P",
-    "C-EDEN": "*",
-}
+SCHEME_COLORS = {name: entry.color for name, entry in quantize.formats().items()}
+SCHEME_MARKERS = {name: entry.marker for name, entry in quantize.formats().items()}
+"""Of the formats that kvlib names; :func:`kvlib.quantize.format_of` knows those of one's own."""
 
 FAMILY_COLORS = {
     "gaussian": "#2B2B2B",

@@ -1,62 +1,207 @@
-"""Schemes for compressing keys and values, as data: encode to packed bytes, decode, count bits.
+"""Named schemes: what sweeps, figures and the command line know a pair of quantizers by.
 
-A :class:`RotatedQuantizer` says how one kind of vector is stored; a :class:`Scheme` pairs one for
-the keys with one for the values. :func:`named` builds the seven of the book:
+A :class:`Format` is a name, a function that builds the :class:`~kvlib.quantize.api.Scheme`, what
+it is like (traits), and how figures show it. Those of the book:
 
-======  ===================================  ===================================
-name    keys                                 values
-======  ===================================  ===================================
-KV      scalar, no rotation                  scalar, no rotation
-WHT     rotated scalar                       rotated scalar
-KQV     rotated scalar                       rotated scalar + sign sketch
-QKV     rotated scalar + sign sketch         rotated scalar
-QKQV    rotated scalar + sign sketch         rotated scalar + sign sketch
-EDEN    rotated scalar, unbiased scale       rotated scalar, unbiased scale
-C-EDEN  the same of key minus mean key       the same of value minus mean value
-======  ===================================  ===================================
+========  ====================================  ====================================
+name      keys                                  values
+========  ====================================  ====================================
+KV        scalar, no rotation                   scalar, no rotation
+WHT       rotated scalar                        rotated scalar
+KQV       rotated scalar                        rotated scalar + sign sketch
+QKV       rotated scalar + sign sketch          rotated scalar
+QKQV      rotated scalar + sign sketch          rotated scalar + sign sketch
+EDEN      rotated scalar, unbiased scale        rotated scalar, unbiased scale
+C-EDEN    the same of key minus mean key        the same of value minus mean value
+MINMAX    each token's range in equal steps     each token's range in equal steps
+KIVI      each channel's range over 32 tokens   each token's range over 32 coordinates
+========  ====================================  ====================================
 
 KV, KQV and QKQV are D'Alberto's (arXiv:2605.08114); WHT and QKV complete the factorial. EDEN is
-Vargaftik et al. (arXiv:2108.08842); C-EDEN, the book's own, encodes deviations from the mean over
-tokens, which the softmax cannot see in a key and which costs d numbers a cache. At budget n every
-coordinate costs n bits: an n-bit code, or an (n-1)-bit code and one sketched sign.
+Vargaftik et al. (arXiv:2108.08842); C-EDEN encodes deviations from the mean over tokens, which the
+softmax cannot see in a key and which costs d numbers a cache. KIVI is Liu et al.
+(arXiv:2402.02750), without its window of recent tokens in full precision. At budget n every
+coordinate costs n bits, an n-bit code, or an (n-1)-bit code and one sketched sign, besides what a
+vector or a group stores once.
+
+To add one of your own, see :func:`register`, or name it ``"module:function"``.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
 from kvlib.checks import check_bits, check_choice
 from kvlib.quantize.api import Scheme
+from kvlib.quantize.blocks import BlockQuantizer
 from kvlib.quantize.rotated import RotatedQuantizer
 
 FACTORIAL = ("KV", "WHT", "KQV", "QKV", "QKQV")
 UNBIASED = ("EDEN", "C-EDEN")
-NAMES = FACTORIAL + UNBIASED
+TRAITS = ("rotated", "sketched", "centred", "unbiased", "grouped")
+
+Builder = Callable[..., Scheme]
 
 
-def named(
+@dataclass(frozen=True)
+class Format:
+    """One row of the registry.
+
+    Attributes
+    ----------
+    name : str
+    build : callable
+        ``build(bits, **options)`` returns the scheme.
+    summary : str
+        One line for lists.
+    traits : frozenset of str
+        Some of :data:`TRAITS`.
+    options : tuple of str
+        Options that change what is built; a sweep crosses its axes with these only.
+    color, marker : str
+        Matplotlib's, the same in every figure.
+    module : str
+        Where ``build`` is defined: a worker process imports it to know the name, too.
+    """
+
+    name: str
+    build: Builder
+    summary: str
+    traits: frozenset[str]
+    options: tuple[str, ...]
+    color: str
+    marker: str
+    module: str
+
+
+_FORMATS: dict[str, Format] = {}
+
+
+def register(
     name: str,
-    bits: int,
     *,
-    rotation: str = "hadamard",
-    rounds: int = 1,
-    sketch: str = "gaussian",
-    sketch_scale: str = "unbiased",
-    scale: str = "norm",
-    side_dtype: str = "float16",
-) -> Scheme:
-    """One of the book's seven schemes at budget ``bits`` a coordinate (see the module's table).
+    summary: str = "",
+    traits: Iterable[str] = (),
+    options: Iterable[str] | None = None,
+    color: str = "#555555",
+    marker: str = "o",
+) -> Callable[[Builder], Builder]:
+    """Give a builder a name, as a decorator.
 
     Parameters
     ----------
-    name : {"KV", "WHT", "KQV", "QKV", "QKQV", "EDEN", "C-EDEN"}
+    name : str
+        Not yet taken by another builder, without a colon.
+    summary, traits, options, color, marker
+        See :class:`Format`. The options are the builder's keyword parameters by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the name is no string or taken, or a trait is unknown.
+
+    Examples
+    --------
+    >>> from kvlib import BlockQuantizer, RotatedQuantizer, Scheme, named
+    >>> @register("CHANNEL-K", color="#7A5", marker="v", traits=("grouped",))
+    ... def channel_keys(bits):
+    ...     key = BlockQuantizer(bits, along="tokens", size=32)
+    ...     return Scheme("CHANNEL-K", key, RotatedQuantizer(bits, scale="unbiased"))
+    >>> named("CHANNEL-K", 4).key.along
+    'tokens'
+    """
+    if not isinstance(name, str) or not name or ":" in name:
+        raise ValueError(f"name must be a string without a colon, got {name!r}")
+    chosen = frozenset(check_choice(trait, "traits", TRAITS) for trait in traits)
+
+    def enter(build: Builder) -> Builder:
+        there = _FORMATS.get(name)
+        # A module that is imported again (a notebook's cell, a reload) may enter the same name.
+        if there and (there.module, there.build.__qualname__) != (
+            build.__module__,
+            build.__qualname__,
+        ):
+            raise ValueError(f"name must not be taken, got {name!r} of {there.module}")
+        keywords = _keywords(build) if options is None else tuple(options)
+        _FORMATS[name] = Format(
+            name, build, summary, chosen, keywords, color, marker, build.__module__
+        )
+        return build
+
+    return enter
+
+
+def _keywords(build: Builder) -> tuple[str, ...]:
+    """Parameters of a builder after the first, which is the budget."""
+    parameters = list(inspect.signature(build).parameters.values())[1:]
+    return tuple(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+
+def formats() -> dict[str, Format]:
+    """All registered formats by name, the book's first."""
+    return dict(_FORMATS)
+
+
+def format_of(name: str) -> Format:
+    """The format of a name, or of a function named ``"module:function"``, which is imported.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If nothing has that name, or the module or its function is not there.
+    """
+    if isinstance(name, str) and ":" in name and name not in _FORMATS:
+        return _imported(name)
+    if not isinstance(name, str) or name not in _FORMATS:
+        known = ", ".join(repr(known) for known in _FORMATS)
+        raise ValueError(f"name must be one of {known}, or 'module:function', got {name!r}")
+    return _FORMATS[name]
+
+
+def _imported(name: str) -> Format:
+    module_name, _, function = name.partition(":")
+    try:
+        build = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"name must be of a function that can be imported: {error}") from error
+    if not callable(build):
+        raise TypeError(f"{name} must be a function that builds a Scheme, got {build!r}")
+    for entry in _FORMATS.values():  # importing may have registered it
+        if entry.build is build:
+            return entry
+    return Format(name, build, "", frozenset(), _keywords(build), "#555555", "o", module_name)
+
+
+def named(name: str, bits: int, **options: Any) -> Scheme:
+    """The scheme of a name at budget ``bits`` a coordinate (see the module's table).
+
+    Parameters
+    ----------
+    name : str
+        A registered name, or ``"module:function"``.
     bits : int
         n, 1 to 8, for keys and for values alike.
-    rotation, rounds
-        Of the rotated schemes; KV has none.
-    sketch, sketch_scale
-        Of the sketched caches.
-    scale, side_dtype
-        Of every quantizer that can have them: a sketched 1-bit budget has no codebook to rescale
-        and keeps its residual norm only. EDEN and C-EDEN are unbiased whatever ``scale``.
+    **options
+        Of the book's rotated schemes: ``rotation`` ("hadamard", "haar", "none") and ``rounds``;
+        KV has none. ``sketch`` ("gaussian", "haar", "hadamard") and ``sketch_scale`` ("unbiased",
+        "mmse") of the sketched caches. ``scale`` ("norm", "unbiased") and ``side_dtype`` of every
+        quantizer that can have them: a sketched 1-bit budget has no codebook to rescale and keeps
+        its residual norm only. EDEN and C-EDEN are unbiased whatever ``scale``. Options that a
+        scheme of this family has no use for are checked and change nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If name, budget or an option is unknown.
+
+    Examples
+    --------
+    >>> named("QKQV", 4, sketch="hadamard").key.codebook_bits
+    3
 
     Notes
     -----
@@ -67,32 +212,137 @@ def named(
     better by 1 / (1 - D) and no more, past g = (2 - D) / (1 - D), about 2, it is worse without
     limit. (Where D < 3 / d the unbiased scale has the smaller error even at g = 1.)
     """
-    check_choice(name, "name", NAMES)
-    check_bits(bits, low=1)
-    # Check what this scheme does not use, too: a misspelt option must not pass in silence.
-    RotatedQuantizer(
-        8,
-        rotation=rotation,
-        rounds=rounds,
-        sketch=sketch,
-        sketch_scale=sketch_scale,
-        scale=scale,
-        side_dtype=side_dtype,
-    )
+    entry = format_of(name)
+    known = _keywords(entry.build)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        takes = f"takes {', '.join(known)}" if known else "takes no option"
+        raise TypeError(f"{name} {takes}, got {', '.join(unknown)}")
+    scheme = entry.build(check_bits(bits, low=1), **options)
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"{name} must build a Scheme, got {scheme!r}")
+    return scheme
 
-    if name in UNBIASED:
-        scale = "unbiased"
 
-    def quantizer(sketched: bool) -> RotatedQuantizer:
-        return RotatedQuantizer(
-            bits,
-            rotation="none" if name == "KV" else rotation,
-            rounds=1 if name == "KV" else rounds,
-            sketch=sketch if sketched else None,
+# The book's ------------------------------------------------------------------------------------
+
+
+def _rotated_scheme(name: str, *, key_sketched: bool, value_sketched: bool) -> Builder:
+    """Builder of a scheme of two rotated scalar quantizers, with the options of the family."""
+
+    def build(
+        bits: int,
+        *,
+        rotation: str = "hadamard",
+        rounds: int = 1,
+        sketch: str = "gaussian",
+        sketch_scale: str = "unbiased",
+        scale: str = "norm",
+        side_dtype: str = "float16",
+    ) -> Scheme:
+        # Check what this scheme does not use, too: a misspelt option must not pass in silence.
+        RotatedQuantizer(
+            8,
+            rotation=rotation,
+            rounds=rounds,
+            sketch=sketch,
             sketch_scale=sketch_scale,
-            scale="norm" if sketched and bits == 1 else scale,
+            scale=scale,
             side_dtype=side_dtype,
-            center=name == "C-EDEN",
         )
 
-    return Scheme(name, quantizer(name in ("QKV", "QKQV")), quantizer(name in ("KQV", "QKQV")))
+        def quantizer(sketched: bool) -> RotatedQuantizer:
+            chosen = "unbiased" if name in UNBIASED else scale
+            return RotatedQuantizer(
+                bits,
+                rotation="none" if name == "KV" else rotation,
+                rounds=1 if name == "KV" else rounds,
+                sketch=sketch if sketched else None,
+                sketch_scale=sketch_scale,
+                scale="norm" if sketched and bits == 1 else chosen,
+                side_dtype=side_dtype,
+                center=name == "C-EDEN",
+            )
+
+        return Scheme(name, quantizer(key_sketched), quantizer(value_sketched))
+
+    build.__qualname__ = f"named[{name}]"
+    return build
+
+
+def _register_rotated() -> None:
+    """The factorial and the unbiased schemes.
+
+    Hues of D'Alberto's figure 3: KQV red, QKQV purple, KV green. The shades keep apart under
+    protanopia, deuteranopia and tritanopia, and each has a contrast above 3 on white.
+    """
+    for name, key_sketched, value_sketched, color, marker in (
+        ("KV", False, False, "#0A6853", "s"),
+        ("WHT", False, False, "#429BCC", "D"),
+        ("KQV", False, True, "#AA1F10", "o"),
+        ("QKV", True, False, "#D17F04", "v"),
+        ("QKQV", True, True, "#5F3B91", "^"),
+        ("EDEN", False, False, "#0F213D", "P"),
+        ("C-EDEN", False, False, "#242DF3", "*"),
+    ):
+        sketched = key_sketched or value_sketched
+        traits = {
+            "rotated": name != "KV",
+            "sketched": sketched,
+            "centred": name == "C-EDEN",
+            "unbiased": name in UNBIASED,
+        }
+        options = {
+            "rotation": name != "KV",
+            "sketch": sketched,
+            "sketch_scale": sketched,
+            "scale": name not in UNBIASED,
+        }
+        register(
+            name,
+            summary=_SUMMARIES[name],
+            traits=[trait for trait, has in traits.items() if has],
+            options=[option for option, has in options.items() if has],
+            color=color,
+            marker=marker,
+        )(_rotated_scheme(name, key_sketched=key_sketched, value_sketched=value_sketched))
+
+
+_SUMMARIES = {
+    "KV": "scalar codes, no rotation",
+    "WHT": "rotated scalar codes",
+    "KQV": "rotated scalar codes, values sketched",
+    "QKV": "rotated scalar codes, keys sketched",
+    "QKQV": "rotated scalar codes, both sketched",
+    "EDEN": "rotated scalar codes, unbiased scale",
+    "C-EDEN": "the same of deviations from the tokens' mean",
+}
+_register_rotated()
+
+
+@register(
+    "MINMAX",
+    summary="each token's range in equal steps",
+    traits=("grouped",),
+    options=(),
+    color="#8C564B",
+    marker="X",
+)
+def min_max(bits: int, *, size: int | None = None, side_dtype: str = "float16") -> Scheme:
+    """Groups of ``size`` coordinates of a token (all of them by default), keys and values alike."""
+    quantizer = BlockQuantizer(bits, size=size, side_dtype=side_dtype)
+    return Scheme("MINMAX", quantizer, quantizer)
+
+
+@register(
+    "KIVI",
+    summary="keys by channel over 32 tokens, values by token over 32 coordinates",
+    traits=("grouped",),
+    options=(),
+    color="#C2185B",
+    marker="h",
+)
+def kivi(bits: int, *, size: int = 32, side_dtype: str = "float16") -> Scheme:
+    """Keys in groups of ``size`` tokens of a channel, values in groups of their coordinates."""
+    key = BlockQuantizer(bits, along="tokens", size=size, side_dtype=side_dtype)
+    return Scheme("KIVI", key, BlockQuantizer(bits, size=size, side_dtype=side_dtype))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,10 +17,11 @@ from kvlib.checks import (
     as_vectors,
     check_bits,
     check_choice,
+    check_dim,
     check_int,
     check_nonzero_norms,
 )
-from kvlib.quantize import codebooks, packing, rotations, sketches
+from kvlib.quantize import codebooks, packing, rotations, sketches, storage
 from kvlib.quantize.codebooks import Codebook
 from kvlib.quantize.kernels import dispatch
 from kvlib.quantize.rotations import Rotation
@@ -141,8 +144,8 @@ class RotatedQuantizer:
         TypeError, ValueError
             On anything else, naming the argument and what is allowed.
         """
-        check_int(seed, "seed", low=0)
-        return self._encode_centered(x, seed) if self.center else self._encode(x, seed)
+        root = check_int(seed, "seed", low=0)
+        return self._encode_centered(x, root) if self.center else self._encode(x, root)
 
     def _encode_centered(self, x: ArrayLike, seed: int) -> RotatedEncoded:
         """Encode deviations from the stored mean; a zero deviation by a scale of zero."""
@@ -152,11 +155,11 @@ class RotatedQuantizer:
         deviations = vectors - mean.astype(vectors.dtype)
         at_mean = ~deviations.any(axis=-1)
         deviations[at_mean] = 1  # any direction: its length is set to zero below
-        encoded = self._encode(deviations, seed, any_small=True)
+        encoded = replace(self, center=False)._encode(deviations, seed, any_small=True)
         for lengths in (encoded.scales, encoded.residual_norms):
             if lengths is not None:
                 lengths[at_mean] = 0
-        return replace(encoded, mean=mean)
+        return replace(encoded, quantizer=self, mean=mean)
 
     def _encode(self, x: ArrayLike, seed: int, *, any_small: bool = False) -> RotatedEncoded:
         """Encode vectors as they are; ``any_small`` as in :func:`_store`."""
@@ -172,16 +175,31 @@ class RotatedQuantizer:
         codes = codebook.quantize(unit)
         if self.scale == "unbiased":
             norms = norms / (unit * codebook.dequantize(codes, unit.dtype)).sum(axis=-1)
-        encoded = RotatedEncoded(
-            quantizer=self,
-            seed=seed,
-            dim=dim,
-            dtype=vectors.dtype.name,
-            codes=packing.pack(codes, self.codebook_bits),
-            scales=store(norms) if self.codebook_bits else None,
-        )
+        packed = packing.pack(codes, self.codebook_bits)
+        scales = store(norms) if self.codebook_bits else None
+        signs = lengths = None
         sketch = self.sketch_for(dim, seed=seed)
-        return encoded if sketch is None else encoded.with_residual(vectors, sketch)
+        if sketch is not None:
+            residual = vectors
+            if scales is not None:
+                residual = vectors - self.decode_codes(packed, scales, dim, vectors.dtype, seed)
+            signs = packing.pack(sketch.signs(residual).astype(np.uint8), 1)
+            lengths = _store(np.linalg.norm(residual, axis=-1), self.side_dtype, any_small=True)
+        return RotatedEncoded(self, seed, dim, vectors.dtype.name, packed, scales, signs, lengths)
+
+    def decode_codes(
+        self,
+        packed: NDArray[np.uint8],
+        scales: FloatArray,
+        dim: int,
+        dtype: np.dtype[Any],
+        seed: int,
+    ) -> FloatArray:
+        """Reconstruct vectors from packed codes and scales alone, without sketch and mean."""
+        codes = packing.unpack(packed, self.codebook_bits, dim)
+        levels = self.codebook_for(dim).dequantize(codes, dtype)
+        unit = self.rotation_for(dim, seed=seed).inverse(levels)
+        return np.asarray(scales.astype(dtype)[..., None] * unit)
 
     def _encode_compiled(
         self, x: ArrayLike, seed: int, store: Callable[..., FloatArray]
@@ -220,6 +238,7 @@ class RotatedQuantizer:
         )
 
 
+@storage.storable("rotated")
 @dataclass(frozen=True, eq=False)
 class RotatedEncoded:
     """Compressed vectors: every array here is what a cache would hold in memory.
@@ -249,6 +268,26 @@ class RotatedEncoded:
     residual_norms: FloatArray | None = None
     mean: FloatArray | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.quantizer, RotatedQuantizer):
+            raise TypeError(f"quantizer must be a RotatedQuantizer, got {self.quantizer!r}")
+        object.__setattr__(self, "seed", check_int(self.seed, "seed", low=0))
+        object.__setattr__(self, "dim", check_dim(self.dim))
+        check_choice(self.dtype, "dtype", ("float32", "float64"))
+        if not isinstance(self.codes, np.ndarray) or self.codes.ndim < 2:
+            raise ValueError(f"codes must have axes (..., tokens, bytes), got {self.codes!r:.100}")
+        coder, leading = self.quantizer, self.codes.shape[:-1]
+        scaled = leading if coder.codebook_bits else None
+        sketched = leading if coder.sketch is not None else None
+        width = packing.bytes_per_vector(self.dim, coder.codebook_bits)
+        signs = sketched and (*leading, packing.bytes_per_vector(self.dim, 1))
+        mean = (*leading[:-1], 1, self.dim) if coder.center else None
+        check_part(self.codes, "codes", "uint8", (*leading, width))
+        check_part(self.scales, "scales", coder.side_dtype, scaled)
+        check_part(self.signs, "signs", "uint8", signs)
+        check_part(self.residual_norms, "residual_norms", coder.side_dtype, sketched)
+        check_part(self.mean, "mean", coder.side_dtype, mean)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape (..., tokens, d) of the vectors."""
@@ -264,15 +303,6 @@ class RotatedEncoded:
     def bits_per_coordinate(self) -> float:
         """Stored bits over coordinates, counted from the bytes of everything stored."""
         return 8 * self.nbytes / int(np.prod(self.shape))
-
-    def with_residual(self, x: FloatArray, sketch: SignSketch) -> RotatedEncoded:
-        """Add the sign sketch of x - (scalar stage decoded), in the space of ``x``."""
-        residual = x - self._decode_codes()
-        signs = packing.pack(sketch.signs(residual).astype(np.uint8), 1)
-        norms = _store(np.linalg.norm(residual, axis=-1), self.quantizer.side_dtype, any_small=True)
-        return RotatedEncoded(
-            self.quantizer, self.seed, self.dim, self.dtype, self.codes, self.scales, signs, norms
-        )
 
     def decode(self, *, out: FloatArray | None = None) -> FloatArray:
         """Reconstruct the vectors, shape (..., tokens, d), float32 or float64 as computed.
@@ -326,10 +356,54 @@ class RotatedEncoded:
     def _decode_codes(self) -> FloatArray:
         if self.scales is None:
             return np.zeros(self.shape, dtype=self.dtype)
-        codes = packing.unpack(self.codes, self.quantizer.codebook_bits, self.dim)
-        levels = self.quantizer.codebook_for(self.dim).dequantize(codes, np.dtype(self.dtype))
-        unit = self.quantizer.rotation_for(self.dim, seed=self.seed).inverse(levels)
-        return self.scales.astype(self.dtype)[..., None] * unit
+        dtype = np.dtype(self.dtype)
+        return self.quantizer.decode_codes(self.codes, self.scales, self.dim, dtype, self.seed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to an ``.npz`` file that :func:`kvlib.quantize.load` reads."""
+        storage.save(path, self)
+
+    def state(self) -> tuple[dict[str, Any], storage.Arrays]:
+        """Header and arrays, see :class:`kvlib.quantize.storage.Storable`."""
+        options = {f.name: getattr(self.quantizer, f.name) for f in fields(RotatedQuantizer)}
+        arrays: storage.Arrays = {name: getattr(self, name) for name in _ARRAYS}
+        book = options["codebook"]
+        if isinstance(book, Codebook):
+            options["codebook"] = {"dim": book.dim, "bits": book.bits, "name": book.name}
+            arrays["levels"] = book.levels
+        header = {"quantizer": options, "seed": self.seed, "dim": self.dim, "dtype": self.dtype}
+        header["leading"] = list(self.codes.shape[:-1])
+        return header, {name: array for name, array in arrays.items() if array is not None}
+
+    @classmethod
+    def from_state(
+        cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> RotatedEncoded:
+        """The same again, checked like any other."""
+        options = dict(header["quantizer"])
+        if isinstance(options["codebook"], dict):
+            options["codebook"] = Codebook(**options["codebook"], levels=arrays["levels"])
+        parts: dict[str, Any] = {name: arrays.get(name) for name in _ARRAYS}
+        if parts["codes"] is None:  # a code of no bits has no bytes
+            parts["codes"] = np.empty((*header["leading"], 0), dtype=np.uint8)
+        quantizer = RotatedQuantizer(**options)
+        return cls(quantizer, header["seed"], header["dim"], header["dtype"], **parts)
+
+
+_ARRAYS = ("codes", "scales", "signs", "residual_norms", "mean")
+
+
+def check_part(part: object, name: str, dtype: str, shape: tuple[int, ...] | None) -> None:
+    """Refuse an array that is not there, or of another type or shape; None: must not be there."""
+    if shape is None:
+        if part is not None:
+            raise ValueError(f"{name} must be None for this quantizer, got {type(part).__name__}")
+        return
+    if not isinstance(part, np.ndarray) or part.dtype != dtype or part.shape != shape:
+        given = f"{part.dtype} {part.shape}" if isinstance(part, np.ndarray) else repr(part)
+        raise ValueError(f"{name} must be an array of {dtype}, shape {shape}, got {given}")
+    if part.dtype.kind == "f" and not np.isfinite(part).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
 
 
 def _directions(x: FloatArray) -> tuple[FloatArray, FloatArray]:
