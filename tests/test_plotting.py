@@ -74,8 +74,8 @@ def test_colours_stand_out_on_white():
 
 
 def test_every_scheme_family_and_rotation_has_its_look():
-    assert set(plotting.SCHEME_COLORS) == set(plotting.SCHEME_MARKERS) == set(quantize.NAMES)
-    assert len(set(plotting.SCHEME_MARKERS.values())) == len(quantize.NAMES)
+    assert set(plotting.SCHEME_COLORS) == set(plotting.SCHEME_MARKERS) == set(quantize.formats())
+    assert len(set(plotting.SCHEME_MARKERS.values())) == len(quantize.formats())
     for name in plotting.FAMILY_COLORS:
         with pytest.raises(ValueError, match=r"takes|must be one of") as refusal:
             synthetic.family(name, unknown=1)

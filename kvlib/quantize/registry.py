@@ -77,6 +77,11 @@ class Format:
     marker: str
     module: str
 
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """All options that the builder takes, also those that change nothing here."""
+        return _keywords(self.build)
+
 
 _FORMATS: dict[str, Format] = {}
 
@@ -213,7 +218,7 @@ def named(name: str, bits: int, **options: Any) -> Scheme:
     limit. (Where D < 3 / d the unbiased scale has the smaller error even at g = 1.)
     """
     entry = format_of(name)
-    known = _keywords(entry.build)
+    known = entry.keywords
     unknown = [option for option in options if option not in known]
     if unknown:
         takes = f"takes {', '.join(known)}" if known else "takes no option"
@@ -325,7 +330,7 @@ _register_rotated()
     summary="each token's range in equal steps",
     traits=("grouped",),
     options=(),
-    color="#8C564B",
+    color="#889966",
     marker="X",
 )
 def min_max(bits: int, *, size: int | None = None, side_dtype: str = "float16") -> Scheme:
@@ -339,7 +344,7 @@ def min_max(bits: int, *, size: int | None = None, side_dtype: str = "float16") 
     summary="keys by channel over 32 tokens, values by token over 32 coordinates",
     traits=("grouped",),
     options=(),
-    color="#C2185B",
+    color="#BB66FF",
     marker="h",
 )
 def kivi(bits: int, *, size: int = 32, side_dtype: str = "float16") -> Scheme:

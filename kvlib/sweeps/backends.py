@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
+import importlib
 import itertools
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvlib import sources
+from kvlib import files, sources
+from kvlib.quantize.kernels import runtime
 from kvlib.sweeps.cell import Computed, cells_of, compute
 from kvlib.sweeps.grid import Grid
 from kvlib.sweeps.store import differing_keys
@@ -28,16 +31,21 @@ _REPORTED_LOSSES = 20
 
 def _compute_in_worker(grid: Grid, shard: int) -> Computed:
     """As :func:`compute`, in a process of ours or of a cluster."""
-    _prepare_worker()
+    _prepare_worker(grid.modules)
     return compute(grid, shard)
 
 
 @functools.cache
-def _prepare_worker() -> None:
-    """One thread for linear algebra: the work is parallel already, and sums keep one order."""
+def _prepare_worker(modules: tuple[str, ...]) -> None:
+    """Know the formats and metrics of others, and use one thread for linear algebra.
+
+    The work is parallel already, and sums keep one order.
+    """
     import threadpoolctl
 
     threadpoolctl.threadpool_limits(1)
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _compute_in_child(grid: Grid, shard: int) -> Computed:
@@ -117,7 +125,7 @@ def on_dask(grid: Grid, shards: Iterable[int], address: str) -> Generator[Comput
             else:
                 yield computed
     if lost:
-        cells = [grid.cell(cells_of(grid, shard)[0]) for shard in lost[:_REPORTED_LOSSES]]
+        cells = [cells_of(grid, shard)[0] for shard in lost[:_REPORTED_LOSSES]]
         raise WorkerLost(
             f"{len(lost)} shards each killed several workers, perhaps for want of memory; the "
             f"rest is stored. Their first cells: {'; '.join(map(str, cells))}"
@@ -141,27 +149,43 @@ def _submitted(
         yield next(finished)
 
 
+def check_cluster(address: str, grid: Grid) -> None:
+    """Refuse what is not the scheduler of a cluster that would compute the same numbers."""
+    with _connect(address) as client:
+        _check_workers(client, address, grid)
+
+
 def _connect(address: str) -> Any:
-    """A client of the scheduler at an address, once its workers have been checked."""
+    """A client of the scheduler at an address."""
     distributed: Any = importlib.import_module("distributed")
+    _check_address(address)
     try:
-        client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        return distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"dask must be the address of a scheduler, got {address!r}") from error
-    try:
-        _check_workers(client, address)
-    except BaseException:
-        client.close()
-        raise
-    return client
 
 
-def _check_workers(client: Any, address: str) -> None:
+def _check_address(address: str) -> None:
+    """Refuse at once what cannot be an address, or where nobody listens."""
+    scheme, _, place = str(address).partition("://")
+    host, _, port = place.rpartition(":")
+    if not (scheme and host and port.isdecimal() and int(port) < 1 << 16):
+        raise ValueError(f"dask must be of the form tcp://HOST:PORT, got {address!r}")
+    if scheme == "tcp":
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ValueError(
+                f"dask must be the address of a scheduler, got {address!r} ({error})"
+            ) from error
+
+
+def _check_workers(client: Any, address: str, grid: Grid) -> None:
     """Refuse a cluster whose workers would compute other numbers than this process."""
     if not client.nthreads():
         raise ValueError(f"dask must be a cluster with workers, got {address!r} without any")
-    here = versions()
-    for worker, there in client.run(versions).items():
+    here = versions(grid)
+    for worker, there in client.run(versions, grid).items():
         differs = differing_keys(here, there)
         if differs:
             raise ValueError(
@@ -170,12 +194,30 @@ def _check_workers(client: Any, address: str) -> None:
             )
 
 
-def versions() -> dict[str, str]:
-    """What decides the numbers besides the grid: numpy, scipy, and kvlib's own code."""
+def versions(grid: Grid) -> dict[str, Any]:
+    """What decides the numbers besides the grid.
+
+    numpy, scipy and numba (or its absence: compiled kernels round otherwise in the last digits),
+    kvlib's own code as far as a cell reaches it, and the modules that define formats or metrics
+    of the grid.
+    """
     import scipy
 
     digest = hashlib.sha256()
     packages = {"kvlib": Path(__file__).parents[1]}
     for _, file in sorted(sources.closure({"kvlib.sweeps.cell"}, packages).items()):
         digest.update(file.read_bytes())
-    return {"numpy": np.__version__, "scipy": scipy.__version__, "kvlib": digest.hexdigest()[:16]}
+    compiled = runtime.kernels("rows")
+    return {
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "kernels": "numpy" if compiled is None else f"numba {metadata.version('numba')}",
+        "kvlib": digest.hexdigest()[:16],
+        "modules": {module: _digest_of(module) for module in grid.modules},
+    }
+
+
+def _digest_of(module: str) -> str:
+    """Of a module's file; empty where it has none."""
+    file = getattr(importlib.import_module(module), "__file__", None)
+    return files.sha256(file)[:16] if file else ""

@@ -1,123 +1,192 @@
-"""One draw of keys, values and queries, measured under every treatment of a grid."""
+"""One draw of keys, values and queries, measured under every treatment of a grid.
+
+A draw holds the heads of all families of one shape, which share a rotation and are encoded
+together, or one captured head. Numbers do not depend on what else is in a draw.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvlib.data import synthetic
-from kvlib.measure import attention, metrics
-from kvlib.sweeps.grid import Cell, Grid, Treatment
+from kvlib.checks import FloatArray
+from kvlib.data import heads, synthetic
+from kvlib.measure.comparison import Comparison, Exact, Reconstruction
+from kvlib.measure.registry import metric_of
+from kvlib.sweeps.grid import Cell, Grid, Treatment, load_cache
 
-MEASURES = (
-    "kl_mean",
-    "kl_median",
-    "kl_p95",
-    "mse_k",
-    "mse_v",
-    "mse_t",
-    "rate_k",
-    "angle_k",
-    "rate_v",
-    "angle_v",
-    "rate_t",
-    "angle_t",
-    "top1_agreement",
-    "bits_per_coordinate",
-)
-"""Measured columns, see :func:`run`."""
+# Numbers of keys that are encoded together: 32 MB in float64, whatever the grid.
+_MOST_NUMBERS = 1 << 22
 
 
-# One cell --------------------------------------------------------------------------------------
+# Draws -----------------------------------------------------------------------------------------
 
 
-def _seeds(cell: Cell, seed: int) -> list[np.random.SeedSequence]:
-    """Independent streams for keys, values, queries and schemes, from the coordinates alone."""
-    coordinates = json.dumps({"seed": seed, **asdict(cell)}, sort_keys=True)
-    digest = hashlib.sha256(coordinates.encode()).digest()
-    return np.random.SeedSequence(int.from_bytes(digest, "big")).spawn(4)
+def _seeds(coordinates: Mapping[str, Any], count: int) -> list[np.random.SeedSequence]:
+    """Independent streams from coordinates and nothing else."""
+    digest = hashlib.sha256(json.dumps(coordinates, sort_keys=True).encode()).digest()
+    return np.random.SeedSequence(int.from_bytes(digest, "big")).spawn(count)
 
 
-class _Draw:
-    """The keys, values and queries of a cell, and what several of its rows share."""
+def scheme_seed(cell: Cell, seed: int) -> int:
+    """Root of rotation and sketch: one for all treatments, and for all families of a shape.
 
-    def __init__(self, cell: Cell, grid: Grid) -> None:
-        *data, scheme = _seeds(cell, grid.seed)
-        key_rng, value_rng, query_rng = map(np.random.default_rng, data)
-        extra = grid.queries if grid.query_law == "keys" else 0
-        keys = synthetic.draw(cell.family, cell.tokens + extra, cell.dim, rng=key_rng)
-        self.k = np.ascontiguousarray(keys[: cell.tokens])
-        self.v = synthetic.draw(cell.family, cell.tokens, cell.dim, rng=value_rng)
-        self.q = (
-            np.ascontiguousarray(keys[cell.tokens :])
-            if extra
-            else synthetic.draw(synthetic.GAUSSIAN, grid.queries, cell.dim, rng=query_rng)
-        )
-        # One seed for all schemes: they are paired in their rotation and sketch, too.
-        self.scheme_seed = int(scheme.generate_state(1)[0])
-        self._exact: dict[float, NDArray[np.float64]] = {}
-        self._top: NDArray[np.intp] | None = None
+    Schemes, budgets and families are paired in it; captured heads each have their own.
+    """
+    shared: dict[str, Any] = {"dim": cell.dim, "tokens": cell.tokens, "repetition": cell.repetition}
+    if cell.cache is not None:
+        shared |= {"cache": cell.cache, "layer": cell.layer, "head": cell.head}
+    (stream,) = _seeds({"seed": seed, "what": "scheme", **shared}, 1)
+    return int(stream.generate_state(1)[0])
 
-    def exact_output(self, logit_scale: float) -> NDArray[np.float64]:
-        """Attention output with exact keys and values, computed once a logit scale."""
+
+def draw_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray, bool]:
+    """Queries, keys, values of one head, and whether they are causal."""
+    if cell.cache is not None:
+        q, k, v, causal = _captured_head(cell, grid)
+    else:
+        q, k, v = _synthetic_head(cell, grid)
+        causal = False
+    q, k, v = (np.ascontiguousarray(x, dtype=grid.dtype) for x in (q, k, v))
+    return (_unit_spread(q, k) if grid.logit_unit == "spread" else q), k, v, causal
+
+
+def _synthetic_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray]:
+    assert cell.family is not None
+    coordinates = {"seed": grid.seed, **asdict(cell)}
+    key_rng, value_rng, query_rng = map(np.random.default_rng, _seeds(coordinates, 3))
+    extra = grid.queries if cell.query_law == "keys" else 0
+    keys = synthetic.draw(cell.family, cell.tokens + extra, cell.dim, rng=key_rng)
+    values = synthetic.draw(cell.family, cell.tokens, cell.dim, rng=value_rng)
+    queries = keys[cell.tokens :]
+    if not extra:
+        queries = synthetic.draw(synthetic.GAUSSIAN, grid.queries, cell.dim, rng=query_rng)
+    return queries, keys[: cell.tokens], values
+
+
+def _captured_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray, bool]:
+    (path,) = (p for p in grid.caches if load_cache(p).name == cell.cache)
+    cache = load_cache(path)
+    assert cell.layer is not None
+    assert cell.head is not None
+    at = cache.layers.index(cell.layer) * len(cache.heads) + cache.heads.index(cell.head)
+    head = _heads_of(str(path), grid.queries)[at]
+    window = cell.window or 0
+    return head.q[window], head.k[window], head.v[window], head.causal
+
+
+@functools.lru_cache(maxsize=2)
+def _heads_of(path: str, rows: int) -> tuple[heads.Head, ...]:
+    return tuple(heads.heads(load_cache(path), rows=rows))
+
+
+def _unit_spread(q: FloatArray, k: FloatArray) -> FloatArray:
+    """Queries scaled so that the logits spread by one, each query's mean removed."""
+    logits = q.astype(np.float64) @ k.T.astype(np.float64) / np.sqrt(k.shape[-1])
+    spread = np.sqrt(np.square(logits - logits.mean(-1, keepdims=True)).mean())
+    return np.asarray(q / spread, dtype=q.dtype)
+
+
+# Rows ------------------------------------------------------------------------------------------
+
+
+class _Heads:
+    """Heads of one seed, stacked, at every logit scale."""
+
+    def __init__(self, parts: Sequence[tuple[FloatArray, ...]], causal: bool, seed: int) -> None:
+        q, self.k, self.v = (np.stack(x) for x in zip(*parts, strict=True))
+        self.q, self.causal, self.seed = q, causal, seed
+        self._exact: dict[float, Exact] = {}
+
+    def exact(self, logit_scale: float) -> Exact:
+        """At one logit scale; what attention makes of it is computed once for all treatments."""
         if logit_scale not in self._exact:
-            q = logit_scale * self.q
-            self._exact[logit_scale] = attention.attention_output(q, self.k, self.v)
+            q = np.asarray(logit_scale * self.q, dtype=self.q.dtype)
+            self._exact[logit_scale] = Exact(q, self.k, self.v, self.causal)
         return self._exact[logit_scale]
 
-    def top1_agreement(self, k_hat: NDArray[Any]) -> float:
-        """Share of queries whose largest attention weight stays at the same key."""
-        if self._top is None:
-            self._top = _largest(self.q, self.k)
-        return float(np.mean(_largest(self.q, k_hat) == self._top))
-
-
-def _largest(q: NDArray[Any], k: NDArray[Any]) -> NDArray[np.intp]:
-    """Index of the key with the largest logit, in blocks of queries."""
-    rows = max(1, attention.BLOCK_BYTES // (8 * len(k)))
-    blocks = [(q[i : i + rows] @ k.T).argmax(-1) for i in range(0, len(q), rows)]
-    return np.concatenate(blocks)
-
-
-def _treat(draw: _Draw, treatment: Treatment, logit_scales: Sequence[float]) -> Iterator[Any]:
-    """Yield the measures of one treatment at each logit scale, or the error in their place."""
-    try:
-        encoded = treatment.build().encode(draw.k, draw.v, seed=draw.scheme_seed)
-        k_hat, v_hat = encoded.decode()
-    except Exception as error:
-        yield from itertools.repeat(error, len(logit_scales))
-        return
-    for logit_scale in logit_scales:
-        try:
-            yield _measure(draw, k_hat, v_hat, logit_scale, encoded.bits_per_coordinate)
-        except Exception as error:
-            yield error
+    def one(self, index: int) -> _Heads:
+        """A head by itself."""
+        part = (self.q[index], self.k[index], self.v[index])
+        return _Heads([part], self.causal, self.seed)
 
 
 def _measure(
-    draw: _Draw, k_hat: NDArray[Any], v_hat: NDArray[Any], logit_scale: float, bits: float
-) -> list[float]:
-    """One row, in the order of MEASURES."""
-    q, k, v = logit_scale * draw.q, draw.k, draw.v
-    kl = attention.attention_kl(q, k, k_hat)
-    t, t_hat = draw.exact_output(logit_scale), attention.attention_output(q, k_hat, v_hat)
-    pairs = ((k, k_hat), (v, v_hat), (t, t_hat))
-    return [
-        float(kl.mean()),
-        float(np.median(kl)),
-        float(np.quantile(kl, 0.95)),
-        *(float(metrics.relative_mse(x, x_hat).mean()) for x, x_hat in pairs),
-        *map(float, metrics.error_vector_6d(k, k_hat, v, v_hat, t, t_hat)),
-        draw.top1_agreement(k_hat),
-        bits,
-    ]
+    heads_: _Heads, treatment: Treatment, grid: Grid, scales: Sequence[float]
+) -> NDArray[np.float64]:
+    """All metrics of one treatment, shape (heads, logit scales, metrics)."""
+    scheme = treatment.build(grid.side_dtype)
+    decoded = Reconstruction(scheme, heads_.exact(scales[0]), heads_.seed)
+    out = np.empty((len(heads_.k), len(scales), len(grid.metrics)))
+    for i, scale in enumerate(scales):
+        comparison = Comparison(heads_.exact(scale), decoded)
+        for j, name in enumerate(grid.metrics):
+            out[:, i, j] = metric_of(name).measure(comparison)
+    return out
+
+
+def _rows_of(heads_: _Heads, treatment: Treatment, grid: Grid) -> list[list[Any]]:
+    """For each head and logit scale its measures, or the error in their place.
+
+    Heads and scales are measured together; where one of them fails, each by itself.
+    """
+    try:
+        return [list(of_head) for of_head in _measure(heads_, treatment, grid, grid.logit_scales)]
+    except Exception as error:
+        if len(heads_.k) == len(grid.logit_scales) == 1:
+            return [[error]]
+    if len(heads_.k) > 1:
+        return [_rows_of(heads_.one(i), treatment, grid)[0] for i in range(len(heads_.k))]
+    return [[_row(heads_, treatment, grid, scale) for scale in grid.logit_scales]]
+
+
+def _row(heads_: _Heads, treatment: Treatment, grid: Grid, scale: float) -> Any:
+    """The measures of one head at one logit scale, or the error."""
+    try:
+        return _measure(heads_, treatment, grid, (scale,))[0, 0]
+    except Exception as error:
+        return error
+
+
+def _measure_draw(grid: Grid, index: int) -> list[list[Any]]:
+    """For each cell of a draw its rows: measures, or the error in their place."""
+    cells = grid.draw(index)
+    seed = scheme_seed(cells[0], grid.seed)
+    results: list[list[Any]] = [[] for _ in cells]
+    for members in _batches(cells):
+        parts, whole = [], []
+        for i in members:
+            try:
+                *part, causal = draw_head(cells[i], grid)
+            except Exception as error:
+                results[i] = [error] * grid.rows_per_cell
+            else:
+                parts.append(tuple(part))
+                whole.append(i)
+        if not whole:
+            continue
+        stacked = _Heads(parts, causal, seed)
+        for treatment in grid.treatments:
+            for i, rows in zip(whole, _rows_of(stacked, treatment, grid), strict=True):
+                results[i] += rows
+    return results
+
+
+def _batches(cells: Sequence[Cell]) -> Iterator[range]:
+    """Places of cells that are measured together."""
+    size = max(1, _MOST_NUMBERS // (cells[0].tokens * cells[0].dim))
+    for start in range(0, len(cells), size):
+        yield range(start, min(start + size, len(cells)))
+
+
+# Shards ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,27 +198,30 @@ class Computed:
     errors: dict[int, str]
 
 
-def cells_of(grid: Grid, shard: int) -> range:
-    size = grid.cells_per_shard
-    return range(shard * size, min((shard + 1) * size, grid.cell_count))
+def draws_of(grid: Grid, shard: int) -> range:
+    """Indices of the draws in a shard."""
+    size = grid.draws_per_shard
+    return range(shard * size, min((shard + 1) * size, grid.draw_count))
+
+
+def cells_of(grid: Grid, shard: int) -> list[Cell]:
+    """The cells of a shard in the order of their rows."""
+    return [cell for index in draws_of(grid, shard) for cell in grid.draw(index)]
 
 
 def compute(grid: Grid, shard: int) -> Computed:
     """Measure every row of a shard; a row that fails does not stop the others."""
-    results: list[Any] = []
-    for index in cells_of(grid, shard):
-        try:
-            draw = _Draw(grid.cell(index), grid)
-        except Exception as error:
-            results += [error] * grid.rows_per_cell
-            continue
-        for treatment in grid.treatments:
-            results += _treat(draw, treatment, grid.logit_scales)
-    values = np.full((len(results), len(MEASURES)), np.nan)
+    rows = [
+        row
+        for index in draws_of(grid, shard)
+        for of_cell in _measure_draw(grid, index)
+        for row in of_cell
+    ]
+    values = np.full((len(rows), len(grid.metrics)), np.nan)
     errors = {}
-    for row, result in enumerate(results):
-        if isinstance(result, Exception):
-            errors[row] = f"{type(result).__name__}: {result}"
+    for number, row in enumerate(rows):
+        if isinstance(row, Exception):
+            errors[number] = f"{type(row).__name__}: {row}"
         else:
-            values[row] = result
+            values[number] = row
     return Computed(shard, values, errors)

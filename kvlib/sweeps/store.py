@@ -125,9 +125,16 @@ class Store:
             text = json.dumps(identity, indent=1, sort_keys=True)
             files.write_atomically(path, text.encode())
             return
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: damaged ({error}); delete the folder to start anew"
+            ) from error
         differs = differing_keys(stored, identity)
-        if differs:
+        if differs and not any(self.folder.glob("shard-*.parquet")):  # it holds nothing yet
+            files.write_atomically(path, json.dumps(identity, indent=1, sort_keys=True))
+        elif differs:
             raise ValueError(
                 f"{self.folder}: holds another sweep (different: {', '.join(differs)}); "
                 "write to another file, or delete the folder to start anew"

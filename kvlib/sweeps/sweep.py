@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvlib.checks import check_int
-from kvlib.sweeps.backends import here, in_processes, on_dask, versions
-from kvlib.sweeps.cell import MEASURES, Computed, cells_of
-from kvlib.sweeps.grid import COORDINATES, Grid, spell
+from kvlib.sweeps.backends import check_cluster, here, in_processes, on_dask, versions
+from kvlib.sweeps.cell import Computed, cells_of
+from kvlib.sweeps.grid import COORDINATES, Grid
 from kvlib.sweeps.store import Store, differing_keys, write_table
 
 if TYPE_CHECKING:
@@ -60,20 +60,20 @@ class Outcome:
 
 
 def read(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the table of a sweep: columns COORDINATES, MEASURES and ``error``."""
+    """Read the table of a sweep: columns COORDINATES, the metrics and ``error``."""
     import pandas as pd
 
     return pd.read_parquet(path)
 
 
-def _schema(identity: dict[str, Any] | None = None) -> pa.Schema:
+def _schema(grid: Grid, identity: dict[str, Any] | None = None) -> pa.Schema:
     import pyarrow as pa
 
-    whole = ("rank", "dim", "tokens", "repetition", "bits")
+    whole = ("rank", "layer", "head", "window", "dim", "tokens", "repetition", "bits")
     types = {
         **dict.fromkeys(COORDINATES, pa.string()),
         **dict.fromkeys(whole, pa.int64()),
-        **dict.fromkeys(("logit_scale", *MEASURES), pa.float64()),
+        **dict.fromkeys(("logit_scale", *grid.metrics), pa.float64()),
         "error": pa.string(),
     }
     text = json.dumps(identity, sort_keys=True)
@@ -85,27 +85,16 @@ def _to_table(grid: Grid, computed: Computed) -> pa.Table:
     import pyarrow as pa
 
     rows: dict[str, list[Any]] = {name: [] for name in COORDINATES}
-    for index in cells_of(grid, computed.shard):
-        cell = grid.cell(index)
-        parameters = {
-            name: value
-            for name in ("nu", "energy")
-            if (value := getattr(cell.family, name)) is not None
-        }
-        shared = {
-            "family": spell(cell.family.kind, parameters),
-            "rank": cell.family.rank,
-            "dim": cell.dim,
-            "tokens": cell.tokens,
-            "repetition": cell.repetition,
-        }
-        for treatment, logit_scale in itertools.product(grid.treatments, grid.logit_scales):
-            row = {**shared, **asdict(treatment), "logit_scale": logit_scale}
+    treatments = [asdict(treatment) for treatment in grid.treatments]
+    for cell in cells_of(grid, computed.shard):
+        shared = cell.row
+        for treatment, logit_scale in itertools.product(treatments, grid.logit_scales):
+            row = {**shared, **treatment, "logit_scale": logit_scale}
             for name in COORDINATES:
                 rows[name].append(row[name])
-    columns = dict(zip(MEASURES, computed.values.T, strict=True))
+    columns = dict(zip(grid.metrics, computed.values.T, strict=True))
     errors = [computed.errors.get(row) for row in range(len(computed.values))]
-    return pa.table({**rows, **columns, "error": errors}, schema=_schema())
+    return pa.table({**rows, **columns, "error": errors}, schema=_schema(grid))
 
 
 def run(
@@ -149,11 +138,12 @@ def run(
 
     Notes
     -----
-    Measures of a row: mean, median and 95th percentile over the queries of the KL divergence in
-    nats; mean relative squared error of keys, values and output (``mse_k``, ``mse_v``,
-    ``mse_t``); the six coordinates of :func:`kvlib.metrics.error_vector_6d`, Shannon rates in
-    bits and angles over pi; the share of queries whose top key is kept; bits per coordinate
-    counted from the stored bytes. A row that fails has nulls there and its ``error``.
+    The metrics of a row are those of :mod:`kvlib.measure.registry` that the grid names, by
+    default: mean, median and 95th percentile over the queries of the KL divergence in nats; mean
+    relative squared error of keys, values and output (``mse_k``, ``mse_v``, ``mse_t``); the six
+    coordinates of :func:`kvlib.measure.metrics.error_vector_6d`, Shannon rates in bits and angles
+    over pi; the share of queries whose top key is kept; bits per coordinate counted from the
+    stored bytes. A row that fails has nulls there and its ``error``.
 
     Interrupted or killed at any point, the same call goes on where it was, and the file has the
     same bytes as that of an uninterrupted run. Numbers are the same on machines of one kind;
@@ -168,11 +158,13 @@ def run(
     if dask is not None:
         _require("distributed")
     identity = {
-        "grid": grid.as_dict(),
-        "versions": versions(),
-        "cells_per_shard": grid.cells_per_shard,
+        "grid": grid.identity(),
+        "versions": versions(grid),
+        "draws_per_shard": grid.draws_per_shard,
     }
     _check_target(path, identity)
+    if dask is not None:
+        check_cluster(dask, grid)  # before a folder is made that would claim the name
     with Store(path.with_name(path.name + ".parts"), identity) as store:
         if retry:
             store.forget_failed()
@@ -188,6 +180,11 @@ def _backend(
     if dask is not None and shards:
         return on_dask(grid, shards, dask)
     processes = min(workers or _cores(), len(shards))
+    if processes > 1 and "__main__" in grid.modules:
+        raise ValueError(
+            "schemes and metrics defined in __main__ are known to this process only: put them in "
+            "a module, or compute with workers=1"
+        )
     return in_processes(grid, shards, processes) if processes > 1 else here(grid, shards)
 
 
@@ -201,7 +198,7 @@ def _cores() -> int:
 def _missing(grid: Grid, store: Store) -> list[int]:
     """Shards to compute, shuffled in a fixed way: cheap and dear cells mix, and the time left
     shown on the way is about right."""
-    count = math.ceil(grid.cell_count / grid.cells_per_shard)
+    count = math.ceil(grid.draw_count / grid.draws_per_shard)
     order = np.random.default_rng(0).permutation(count)
     return [shard for shard in order.tolist() if shard not in store.done]
 
@@ -238,7 +235,7 @@ def _assemble(
                 failures.extend(_describe(row) for row in rows[:_REPORTED_FAILURES])
             yield table
 
-    rows = write_table(path, noted(), _schema(identity))
+    rows = write_table(path, noted(), _schema(grid, identity))
     if rows != grid.row_count:
         raise RuntimeError(f"{path}: wrote {rows} rows of {grid.row_count}")
     failed = sum(entry.failed for entry in store.done.values())
@@ -278,5 +275,6 @@ def _require(*packages: str) -> None:
     if missing:
         extra = "dask" if "distributed" in missing else "sweep"
         raise ImportError(
-            f"sweeps need {', '.join(missing)}: python -m pip install 'kvlib[{extra}]'"
+            f"sweeps need {', '.join(missing)}: in kvlib's checkout, python -m pip install "
+            f"-e '.[{extra}]'"
         )
