@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvlib.checks import check_int
+from kvlib.quantize.kernels import runtime
 from kvlib.sweeps.backends import check_cluster, here, in_processes, on_dask, versions
 from kvlib.sweeps.cell import Computed, cells_of
 from kvlib.sweeps.grid import COORDINATES, Grid
@@ -179,20 +180,13 @@ def _backend(
 ) -> Generator[Computed]:
     if dask is not None and shards:
         return on_dask(grid, shards, dask)
-    processes = min(workers or _cores(), len(shards))
+    processes = min(workers or runtime.core_count(), len(shards))
     if processes > 1 and "__main__" in grid.modules:
         raise ValueError(
             "schemes and metrics defined in __main__ are known to this process only: put them in "
             "a module, or compute with workers=1"
         )
     return in_processes(grid, shards, processes) if processes > 1 else here(grid, shards)
-
-
-def _cores() -> int:
-    """Cores this process may use, within the limits of a container."""
-    import joblib
-
-    return int(joblib.cpu_count())
 
 
 def _missing(grid: Grid, store: Store) -> list[int]:

@@ -9,6 +9,8 @@ A chapter is executed away from its file and replaces it in one step, and only i
 in it differs; a chapter that fails leaves the last good one as it was.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -18,35 +20,37 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
+
+import nbformat
 
 from kvbook.build import parameters
-from kvbook.build.chapters import (
-    ROOT,
-    ChapterProblem,
-    Run,
-    chapters,
-    find_chapter,
-    fingerprint,
-    load_record,
-    normalise,
-    read,
-    save_record,
-    serialise,
-    snapshot,
-    unfinished,
-    why_stale,
-    write_if_changed,
-)
+from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter, read
+from kvbook.build.command import building, obey
 from kvbook.build.progress import Progress
+from kvbook.build.staleness import (
+    digest,
+    digest_of_result,
+    load_record,
+    save_record,
+    snapshot,
+    why_stale,
+)
+from kvbook.build.storing import MOST_BYTES, normalise, same_result, serialise, unfinished
+from kvlib.files import write_if_changed
+from kvlib.quantize.kernels.runtime import core_count
 
 TIMES = "run_times.json"
+_CELL_SECONDS = 600
+"""A cell that takes longer hangs: the longest takes some 20 s on two slow cores."""
 
 
 # -------------------------------------------------------------- the child's side
 
 
-def work(source, cwd, values, channel):
+def work(source: Path, cwd: Path, values: Mapping[str, Any], channel: TextIO) -> None:
     """Execute one notebook and report through `channel`, one JSON object a line.
 
     Parameters
@@ -61,22 +65,23 @@ def work(source, cwd, values, channel):
         Receives events "cell", then one of "done" (with the notebook) and "failed".
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.engines import NBClientEngine, papermill_engines
 
-    def tell(**event):
+    def tell(**event: Any) -> None:
         channel.write(json.dumps(event) + "\n")
         channel.flush()
 
     total = len([c for c in read(source).cells if c.cell_type == "code"])
 
-    class ReportingEngine(NBClientEngine):
+    class ReportingEngine(NBClientEngine):  # type: ignore[misc]
         """Papermill's engine, telling which code cell has begun."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
             begin, seen = nb_man.cell_start, []
 
-            def cell_start(cell, *args, **keywords):
+            def cell_start(cell: Any, *args: Any, **keywords: Any) -> Any:
                 if cell.cell_type == "code":
                     seen.append(cell)
                     tell(kind="cell", number=len(seen), total=max(total, len(seen)))
@@ -87,27 +92,63 @@ def work(source, cwd, values, channel):
 
     papermill_engines.register("reporting", ReportingEngine)
     try:
+        refuse_foreign_kernel("python3")
         notebook = papermill.execute_notebook(
             str(source),
             None,
-            parameters=values,
+            parameters=dict(values),
             engine_name="reporting",
             kernel_name="python3",
             cwd=str(cwd),
             progress_bar=False,
             start_timeout=120,
+            execution_timeout=_CELL_SECONDS,
         )
     except papermill.PapermillExecutionError as error:
         tell(kind="failed", message=describe(error))
-        return
-    problems = unfinished(normalise(notebook))
-    if problems:
-        tell(kind="failed", message="\n".join(problems))
+    except DeadKernelError:
+        tell(kind="failed", message="its kernel died (killed, perhaps for want of memory)")
+    except (ChapterProblem, TimeoutError) as error:
+        tell(kind="failed", message=str(error) or "a cell took too long")
     else:
-        tell(kind="done", text=serialise(notebook))
+        problems = unfinished(normalise(notebook))
+        text = serialise(notebook)
+        if not problems and len(text.encode()) > MOST_BYTES:
+            size = len(text.encode()) / 1e6
+            problems = [f"its outputs are {size:.1f} MB, allowed are {MOST_BYTES / 1e6:.0f} MB"]
+        if problems:
+            tell(kind="failed", message="\n".join(problems))
+        else:
+            tell(kind="done", text=text)
 
 
-def describe(error):
+def refuse_foreign_kernel(name: str) -> None:
+    """Refuse a kernel of another environment, whose packages are not the pinned ones.
+
+    Raises
+    ------
+    ChapterProblem
+        If the kernel's interpreter has another `sys.prefix` than this one.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    spec = KernelSpecManager().get_kernel_spec(name)  # type: ignore[no-untyped-call]
+    done = subprocess.run(
+        [spec.argv[0], "-c", "import sys; print(sys.prefix)"],
+        env={**os.environ, **spec.env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    prefix = done.stdout.strip()
+    if not prefix or Path(prefix).resolve() != Path(sys.prefix).resolve():
+        raise ChapterProblem(
+            f"the kernel {name!r} of {spec.resource_dir} runs in {prefix or spec.argv[0]}, not in "
+            f"the book's environment {sys.prefix}; remove that kernel or make environment again"
+        )
+
+
+def describe(error: Any) -> str:
     """Cell, its first line and the error of a papermill failure."""
     lines = [line for line in error.source.splitlines() if line.strip()] or [""]
     return f"code cell {error.exec_count}, `{lines[0].strip()}`\n{error.ename}: {error.evalue}"
@@ -115,9 +156,29 @@ def describe(error):
 
 # ------------------------------------------------------------- the parent's side
 
+# What could bring packages, kernels or figures of the user's into the chapters.
+_FOREIGN = (
+    "IPYTHON_KERNEL",
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_CONFIG_PATH",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_PATH",
+    "JUPYTER_PREFER_ENV_PATH",
+    "KVLIB_KERNELS",
+    "KVLIB_NUM_THREADS",
+    "MATPLOTLIBRC",
+    "NUMBA_CPU_FEATURES",
+    "NUMBA_CPU_NAME",
+    "NUMBA_DISABLE_JIT",
+    "PYTHONHOME",
+    "PYTHONOPTIMIZE",
+    "PYTHONSTARTUP",
+    "PYTHONWARNINGS",
+)
 
-def environment(root):
-    """Variables of the kernels: one thread, fixed hashing, nothing from the user's home."""
+
+def environment(root: Path) -> dict[str, str]:
+    """Variables of the kernels: one thread, fixed hashing, nothing of the user's."""
     fixed = {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -126,13 +187,15 @@ def environment(root):
         "PYTHONNOUSERSITE": "1",
         "IPYTHONDIR": str(root / "_build" / "ipython"),
         "MPLCONFIGDIR": str(root / "_build" / "matplotlib"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         # The chapters must meet this tree's packages and nobody else's.
         "PYTHONPATH": os.pathsep.join([str(root), str(root / "book")]),
     }
-    return {**os.environ, **fixed}
+    own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    return {**own, **fixed}
 
 
-def prepare(root):
+def prepare(root: Path) -> None:
     """Folders and caches the kernels share, made before they race for them."""
     for name in ("ipython", "matplotlib", "logs"):
         (root / "_build" / name).mkdir(parents=True, exist_ok=True)
@@ -150,7 +213,7 @@ def prepare(root):
 class Worker:
     """One chapter being executed in a process group of its own."""
 
-    def __init__(self, path, run, events):
+    def __init__(self, path: Path, run: Run, events: queue.Queue[tuple[Worker, Any]]) -> None:
         self.path = path
         self.run = run
         self.state = snapshot(path, run.root)
@@ -180,7 +243,7 @@ class Worker:
         os.close(writer)
         threading.Thread(target=self.listen, args=(reader, events), daemon=True).start()
 
-    def listen(self, reader, events):
+    def listen(self, reader: int, events: queue.Queue[tuple[Worker, Any]]) -> None:
         """Pass the child's events on; a child that dies silently counts as failed."""
         ended = False
         with os.fdopen(reader, encoding="utf-8") as lines:
@@ -195,11 +258,11 @@ class Worker:
             events.put((self, {"kind": "failed", "message": message}))
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Wall-clock seconds since the start."""
         return time.monotonic() - self.begin
 
-    def stop(self):
+    def stop(self) -> None:
         """End the process and its kernel."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
@@ -211,7 +274,7 @@ class Worker:
             except subprocess.TimeoutExpired:
                 continue
 
-    def store(self, text):
+    def store(self, text: str) -> bool:
         """Put the executed notebook in its place; says whether anything differed.
 
         Raises
@@ -220,21 +283,26 @@ class Worker:
             If the chapter was edited while it ran: the edit is worth more than the result.
         """
         before = self.state["inputs"][self.path.relative_to(self.run.root).as_posix()]
-        if fingerprint(self.path)["sha256"] != before["sha256"]:
+        if digest(self.path) != before:
             raise ChapterProblem("it was edited while it ran; the edit is kept, run again")
-        return write_if_changed(self.run.result(self.path), text)
-
-    def remember(self, record):
-        """Note under which inputs the stored result was made."""
         result = self.run.result(self.path)
-        if result == self.path:
-            name = self.path.relative_to(self.run.root).as_posix()
-            self.state["inputs"][name] = fingerprint(result)
-        record[self.path.name] = {**self.state, "result": fingerprint(result)["sha256"]}
+        executed = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+        # The text of the page may have been edited meanwhile; only what came out is taken over.
+        if result.exists() and same_result(read(result), executed):
+            return False
+        return write_if_changed(result, text)
+
+    def remember(self, record: dict[str, Any]) -> None:
+        """Note under which inputs the stored result was made."""
+        result = digest_of_result(self.run.result(self.path))
+        record[self.path.name] = {**self.state, "result": result}
         save_record(self.run.record_folder, record)
 
 
-def execute(paths, run, jobs, progress):
+Task = tuple[Path, Run]
+
+
+def execute(paths: Sequence[Path], run: Run, jobs: int, progress: Progress) -> dict[str, float]:
     """Execute chapters of one run side by side and store what they give.
 
     Parameters
@@ -261,7 +329,12 @@ def execute(paths, run, jobs, progress):
     return execute_all([(path, run) for path in paths], jobs, progress)
 
 
-def execute_all(tasks, jobs, progress, failed=None):
+def execute_all(
+    tasks: Sequence[Task],
+    jobs: int,
+    progress: Progress,
+    failed: Callable[[Worker, ChapterProblem], None] | None = None,
+) -> dict[str, float]:
     """Execute chapters, each in the run it comes with.
 
     Parameters
@@ -289,20 +362,17 @@ def execute_all(tasks, jobs, progress, failed=None):
     for root in {run.root for _, run in tasks}:
         prepare(root)
     records = {run.record_folder: load_record(run.record_folder) for _, run in tasks}
-    waiting, running, seconds = list(tasks), [], {}
-    events = queue.Queue()
+    waiting, running = list(tasks), []
+    seconds: dict[str, float] = {}
+    events: queue.Queue[tuple[Worker, Any]] = queue.Queue()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(Worker(*waiting.pop(0), events))
-                progress.started(running[-1])
-            try:
-                worker, event = events.get(timeout=0.2)
-            except queue.Empty:
-                progress.tick()
-                continue
+                progress.started(running[-1].path, running[-1].run)
+            worker, event = events.get()
             if event["kind"] == "cell":
-                progress.cell(worker, event["number"], event["total"])
+                progress.cell(worker.path, worker.run, event["number"], event["total"])
                 continue
             try:
                 changed = finish(worker, event, records[worker.run.record_folder])
@@ -310,11 +380,12 @@ def execute_all(tasks, jobs, progress, failed=None):
                 if failed is None:
                     raise
                 running.remove(worker)
+                progress.ended(worker.path, worker.run)
                 failed(worker, problem)
                 continue
             running.remove(worker)
             seconds[worker.path.name] = worker.seconds
-            progress.finished(worker, changed)
+            progress.finished(worker.path, worker.run, worker.seconds, changed)
     finally:
         progress.close()
         for worker in running:
@@ -322,7 +393,7 @@ def execute_all(tasks, jobs, progress, failed=None):
     return seconds
 
 
-def finish(worker, event, record):
+def finish(worker: Worker, event: Mapping[str, Any], record: dict[str, Any]) -> bool:
     """Store one ended chapter, or say why it cannot be."""
     message = event.get("message")
     if event["kind"] == "done":
@@ -335,28 +406,27 @@ def finish(worker, event, record):
     raise ChapterProblem(f"{worker.path.stem} failed after {worker.seconds:.0f} s: {message}")
 
 
-def cores():
-    """Number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def longest_first(paths, root):
+def longest_first(paths: Sequence[Path], root: Path) -> list[Path]:
     """Chapters ordered by their committed run time, so that none is left over at the end."""
     known = read_times(root).get("chapters", {})
     return sorted(paths, key=lambda path: -known.get(path.name, 1e9))
 
 
-def read_times(root):
+def read_times(root: Path) -> dict[str, Any]:
     """The committed run times; empty where there are none."""
     try:
-        return json.loads((root / "book" / TIMES).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((root / "book" / TIMES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found
 
 
-def update(run, jobs, progress):
+def progress_of(run: Run, tasks: Sequence[Task]) -> Progress:
+    """A bar over what is to be executed, weighed by the committed run times."""
+    return Progress(sys.stdout, tasks, read_times(run.root).get("chapters", {}))
+
+
+def update(run: Run, jobs: int) -> int:
     """Execute the chapters that are out of date; returns how many there were."""
     paths = chapters(run.root)
     if not paths:
@@ -365,26 +435,27 @@ def update(run, jobs, progress):
         parameters.check(path, run.parameters)
     record = load_record(run.record_folder)
     reasons = {path: why_stale(path, run.result(path), run.root, record) for path in paths}
-    stale = [path for path in paths if reasons[path]]
-    for path in stale:
-        progress.say(f"{path.stem}: to execute, {reasons[path]}")
+    stale = longest_first([path for path in paths if reasons[path]], run.root)
     if not stale:
-        progress.say(f"chapters: all {len(paths)} are up to date, nothing to execute")
+        print(f"chapters: all {len(paths)} are up to date, nothing to execute")
         return 0
+    for path in sorted(stale):
+        print(f"{path.stem}: to execute, {reasons[path]}")
     begin = time.monotonic()
-    execute(longest_first(stale, run.root), run, jobs, progress)
-    progress.say(f"chapters: {len(stale)} executed in {time.monotonic() - begin:.0f} s")
+    execute(stale, run, jobs, progress_of(run, [(path, run) for path in stale]))
+    print(f"chapters: {len(stale)} executed in {time.monotonic() - begin:.0f} s")
     return len(stale)
 
 
-def measure(root, jobs, progress):
+def measure(root: Path, jobs: int) -> None:
     """Time each chapter alone, then all together, and store book/run_times.json.
 
     Results go to a scratch folder: timing must not touch the committed chapters.
     """
     scratch = Scratch(root, {})
     paths = chapters(root)
-    alone = {}
+    alone: dict[str, float] = {}
+    progress = progress_of(scratch, [(path, scratch) for path in (*paths, *paths)])
     for path in paths:
         alone.update(execute([path], scratch, 1, progress))
     begin = time.monotonic()
@@ -402,66 +473,65 @@ class Scratch(Run):
     """A run without parameters whose results are thrown away."""
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         """Folder below `_build`."""
         return self.root / "_build" / "timing"
 
     @property
-    def record_folder(self):
+    def record_folder(self) -> Path:
         """The same folder: the book's own record must not hear of these runs."""
         return self.folder
 
 
-def arguments(argv):
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Execute the chapters that are out of date.")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     parser.add_argument("--chapter", help="number of the one chapter to execute")
     parser.add_argument("--parameters", default="", help='such as "seed=7 trials=100"')
     parser.add_argument("--times", action="store_true", help="rewrite book/run_times.json")
-    parser.add_argument("--jobs", type=int, default=cores(), help="chapters at a time")
+    parser.add_argument("--jobs", type=int, default=core_count(), help="chapters at a time")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
-def command(options):
+def command(options: argparse.Namespace) -> int:
     """Do what the command line asks."""
     root = options.root.resolve()
     run = Run(root, parameters.parse(options.parameters))
-    progress = Progress(sys.stdout)
-    if options.times:
-        measure(root, options.jobs, progress)
-    elif options.chapter is not None:
-        execute([find_chapter(root, options.chapter)], run, 1, progress)
-    else:
-        update(run, options.jobs, progress)
+    with building(root):
+        if options.times:
+            measure(root, options.jobs)
+        elif options.chapter is not None:
+            path = find_chapter(root, options.chapter)
+            execute([path], run, 1, progress_of(run, [(path, run)]))
+        else:
+            update(run, options.jobs)
     if run.parameters:
-        progress.say(f"results: {run.folder.relative_to(root)}/notebooks (notebooks/ is untouched)")
+        print(f"results: {run.folder.relative_to(root)}/notebooks (notebooks/ is untouched)")
+    return 0
 
 
-def main(argv=None):
+def serve_as_worker(text: str) -> int:
+    """The child's entry point."""
+    import ast
+
+    job = json.loads(text)
+    with os.fdopen(job["channel"], "w", encoding="utf-8") as channel:
+        values = ast.literal_eval(job["values"])
+        # The kernel's, not this process's own: the tools may lie in another tree.
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        work(Path(job["source"]), Path(job["cwd"]), values, channel)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `make book` and `make chapter`."""
     options = arguments(argv)
     if options.worker:
-        import ast
-
-        job = json.loads(options.worker)
-        with os.fdopen(job["channel"], "w", encoding="utf-8") as channel:
-            values = ast.literal_eval(job["values"])
-            # The kernel's, not this process's own: the tools may lie in another tree.
-            os.environ.update(job["environment"])
-            work(Path(job["source"]), Path(job["cwd"]), values, channel)
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        command(options)
-    except ChapterProblem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; finished chapters are kept", file=sys.stderr)
-        return 130
-    return 0
+        return serve_as_worker(options.worker)
+    return obey(lambda: command(options))
 
 
 if __name__ == "__main__":

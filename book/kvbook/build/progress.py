@@ -1,80 +1,92 @@
-"""What the terminal shows while chapters are executed."""
+"""What the terminal shows while chapters are executed: tqdm's bar, and a line for each chapter."""
 
-import time
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from kvbook.build.chapters import Run
+
+_UNKNOWN_SECONDS = 20.0
 
 
 class Progress:
-    """Live lines on a terminal; elsewhere one line at the start and the end of each chapter.
+    """A bar with the time left on a terminal; elsewhere a line at each chapter's start and end.
 
     Parameters
     ----------
     stream : file object
         Where to write; `isatty` decides between the two forms.
+    tasks : sequence of (Path, Run)
+        All that is to be executed.
+    expected : mapping
+        Chapter's file name to the seconds it takes, as far as known.
     """
 
-    width = 24  # characters for the name of a chapter
+    def __init__(
+        self, stream: TextIO, tasks: Sequence[tuple[Path, Run]], expected: Mapping[str, float]
+    ) -> None:
+        self.stream, self.expected = stream, expected
+        self.done: dict[tuple[Path, str], float] = {}
+        self.running: dict[tuple[Path, str], str] = {}
+        self.bar = tqdm(
+            total=round(sum(map(self._weight, (path for path, _ in tasks)))),
+            file=stream,
+            disable=not stream.isatty(),
+            bar_format="{percentage:3.0f}% |{bar:20}| {elapsed} < {remaining} {desc}",
+            leave=False,
+        )
 
-    def __init__(self, stream):
-        self.stream = stream
-        self.live = stream.isatty()
-        self.rows = {}
-        self.drawn = 0
-        self.last = 0.0
+    def _weight(self, path: Path) -> float:
+        return self.expected.get(path.name, _UNKNOWN_SECONDS)
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         """One line that stays."""
-        self.erase()
-        self.stream.write(line + "\n")
-        self.draw()
+        tqdm.write(line, file=self.stream)
+        self.stream.flush()
 
-    def started(self, worker):
+    def started(self, path: Path, run: Run) -> None:
         """A chapter begins."""
-        self.rows[worker] = "starting its kernel"
-        if not self.live:
-            self.say(f"{worker.path.stem}: executing")
-        self.tick(force=True)
+        if self.bar.disable:
+            self.say(f"{named(path, run)}: executing")
+        self.running[path, str(run.folder)] = named(path, run)
+        self._show()
 
-    def cell(self, worker, number, total):
+    def cell(self, path: Path, run: Run, number: int, total: int) -> None:
         """A chapter reaches its code cell `number` of `total`."""
-        self.rows[worker] = f"cell {number}/{total}"
-        self.tick(force=True)
+        self.running[path, str(run.folder)] = f"{named(path, run)} {number}/{total}"
+        self._advance(path, run, (number - 1) / total)
 
-    def finished(self, worker, changed):
+    def finished(self, path: Path, run: Run, seconds: float, changed: bool) -> None:
         """A chapter is stored."""
-        self.erase()
-        self.rows.pop(worker, None)
+        self.ended(path, run)
         outcome = "written" if changed else "same result as before"
-        self.say(f"{worker.path.stem}: done in {worker.seconds:.1f} s, {outcome}")
+        self.say(f"{named(path, run)}: done in {seconds:.1f} s, {outcome}")
 
-    def tick(self, force=False):
-        """Redraw the live lines, a few times a second at most."""
-        now = time.monotonic()
-        if force or now - self.last > 0.5:
-            self.last = now
-            self.erase()
-            self.draw()
+    def ended(self, path: Path, run: Run) -> None:
+        """A chapter is no longer running."""
+        self.running.pop((path, str(run.folder)), None)
+        self._advance(path, run, 1.0)
 
-    def close(self):
-        """Forget the chapters that are still running."""
-        self.erase()
-        self.rows.clear()
-        self.stream.flush()
+    def _advance(self, path: Path, run: Run, share: float) -> None:
+        key, now = (path, str(run.folder)), share * self._weight(path)
+        self.bar.update(now - self.done.get(key, 0.0))
+        self.done[key] = now
+        self._show()
 
-    def name(self, worker):
-        """What a live line calls a chapter."""
-        return worker.path.stem
+    def _show(self) -> None:
+        self.bar.set_description_str(", ".join(self.running.values()))
 
-    def erase(self):
-        """Take the live lines off the terminal."""
-        if self.live and self.drawn:
-            self.stream.write(f"\x1b[{self.drawn}A\x1b[J")
-        self.drawn = 0
+    def close(self) -> None:
+        """Take the bar away."""
+        self.running.clear()
+        self.bar.close()
 
-    def draw(self):
-        """Put the live lines on the terminal."""
-        if self.live:
-            for worker, state in self.rows.items():
-                name = f"{self.name(worker):<{self.width}.{self.width}}"
-                self.stream.write(f"  {name} {state:<20} {worker.seconds:4.0f} s\n")
-            self.drawn = len(self.rows)
-        self.stream.flush()
+
+def named(path: Path, run: Run) -> str:
+    """What a line calls a chapter: with its seed where it has one of its own."""
+    seed = run.parameters.get("seed")
+    return path.stem if seed is None else f"{path.stem} seed {seed}"

@@ -68,9 +68,14 @@ def thread_count() -> int:
             return min(int(text), _MOST_THREADS)
         if text and name == "KVLIB_NUM_THREADS":
             raise ValueError(f"{name} must be an integer >= 1, got {text!r}")
+    return min(core_count(), _MOST_THREADS)
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    return min(os.cpu_count() or 1, _MOST_THREADS)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run(work: Callable[[_Item], bool | None], items: Iterable[_Item]) -> bool:

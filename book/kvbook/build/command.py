@@ -1,0 +1,56 @@
+"""What the build's commands share: one lock, one line for what goes wrong, one exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kvbook.build.chapters import ChapterProblem
+from kvlib import files
+
+_HELD = "KVBOOK_BUILD_LOCK"
+
+
+@contextlib.contextmanager
+def building(root: Path) -> Iterator[None]:
+    """Be the only build of a repository.
+
+    Raises
+    ------
+    ChapterProblem
+        If another one is under way.
+    """
+    if os.environ.get(_HELD) == str(root):  # a step of a build that holds it
+        yield
+        return
+    held = files.lock(root / "_build" / "lock")
+    if held is None:
+        raise ChapterProblem("another build of this book is under way; wait for it to end")
+    try:
+        yield
+    finally:
+        held.close()
+
+
+def obey(work: Callable[[], int]) -> int:
+    """Do some work; returns the exit status.
+
+    1 where something is wrong with a chapter or a request, 3 where the system refuses (disk full,
+    no permission), 130 where it was interrupted; each with one message.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return work()
+    except (ChapterProblem, ValueError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, the same command does the rest", file=sys.stderr)
+        return 130
