@@ -1,0 +1,29 @@
+"""What several experiments share."""
+
+from __future__ import annotations
+
+from kvlib import quantize
+from kvlib.quantize import RotatedQuantizer, codebooks
+
+
+def distortion(dim: int, bits: int) -> float:
+    """Relative squared error of the Lloyd-Max code of a rotated vector: D(bits) at d = dim."""
+    return codebooks.lloyd_max(dim, bits).distortion
+
+
+def key_quantizer(arm: str, bits: int) -> RotatedQuantizer:
+    """The quantizer that a scheme has for keys at ``bits`` a coordinate.
+
+    Parameters
+    ----------
+    arm : str
+        A scheme's name, for a sketched one with the sketch's: ``"KQV"``, ``"QKQV, Gaussian"``,
+        ``"QKQV, orthogonal"``; or ``"KQV, unbiased"``, Lloyd-Max with the unbiased scale.
+    bits : int
+        Budget a coordinate, the sketch's bit included.
+    """
+    if arm == "KQV, unbiased":
+        return RotatedQuantizer(bits, scale="unbiased")
+    name, _, sketch = arm.partition(", ")
+    rows = "hadamard" if sketch == "orthogonal" else "gaussian"
+    return quantize.named(name, bits, sketch=rows).key
