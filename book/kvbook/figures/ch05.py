@@ -8,11 +8,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from kvbook import plotting
 from kvbook.experiments import ch05
+from kvbook.models import MODELS
 from kvlib import laws, stats
 from kvlib.checks import FloatArray
 from kvlib.stats import Interval
@@ -20,12 +23,6 @@ from kvlib.stats import Interval
 ABOVE, BELOW = "#B45F06", "#3D5A80"  # superlinear, sublinear
 LIGHT_TO_DARK = ("#A9BDD6", "#6C8CB5", "#3F6495", "#1E3A60")
 DASHED: Any = (0, (5, 2))
-# A model's marker and colour.
-LOOKS = {
-    "rope-lm": ("o", "#0A6853"),
-    "rope-lm-saturated": ("v", "#B45F06"),
-    "minilm": ("s", "#254296"),
-}
 
 
 def two_panels(height: float, **options: Any) -> tuple[Figure, Any, Any]:
@@ -209,80 +206,135 @@ def predicted_kl(
     return fig
 
 
+def _geometric_mean(ratios: pd.Series[float]) -> float:
+    return stats.geometric_mean_interval(ratios).estimate
+
+
+def _geometric_ends(ratios: pd.Series[float]) -> tuple[float, float]:
+    interval = stats.geometric_mean_interval(ratios)
+    return interval.low, interval.high
+
+
+def _family_frame(kl: ch05.ByFamily, law: ch05.ByFamily) -> pd.DataFrame:
+    """KL of KQV at d = 128 over prediction, a row for each family, logit scale and draw."""
+    parts = []
+    for family in ch05.FAMILIES:
+        for index, scale in enumerate(ch05.SCALES):
+            logs = ch05.log_ratios(kl, law, (family.label, 128), "KQV", scales=[index])
+            parts.append(pd.DataFrame({"ratio": np.exp(logs), "scale": scale, "keys": family.kind}))
+    return pd.concat(parts)
+
+
 def _draw_families(ax: Any, kl: ch05.ByFamily, law: ch05.ByFamily) -> None:
-    for i, family in enumerate(ch05.FAMILIES):
-        key = (family.label, 128)
-        found = [ch05.family_ratio(kl, law, key, "KQV", scales=[s]) for s in range(4)]
-        plotting.measured_points(
-            ax,
-            np.array(ch05.SCALES) * (1 + 0.05 * (i - 1.5)),
-            found,
-            color=plotting.FAMILY_COLORS[family.kind],
-            connect=True,
-            label=family.kind.replace("_", " "),
-        )
-    ax.set(xscale="log", xlabel="logit scale", ylabel="KL measured over predicted")
-    ax.set(xticks=ch05.SCALES, xticklabels=["½", "1", "2", "4"], title="Synthetic")
-    ax.minorticks_off()
-    ax.legend(loc="upper left", fontsize=10.5, borderpad=0)
+    sns.pointplot(
+        _family_frame(kl, law),
+        x="scale",
+        y="ratio",
+        hue="keys",
+        palette=plotting.FAMILY_COLORS,
+        estimator=_geometric_mean,
+        errorbar=_geometric_ends,
+        dodge=0.4,
+        linewidth=1.2,
+        markersize=5,
+        capsize=0.08,
+        ax=ax,
+    )
+    ax.set(xlabel="logit scale", ylabel="KL measured over predicted", title="Synthetic")
+    ax.set_xticks(range(len(ch05.SCALES)), ["½", "1", "2", "4"])
     ax.set(ylim=(0.6, 1.6))
+    handles, _ = ax.get_legend_handles_labels()
+    names = [family.kind.replace("_", " ") for family in ch05.FAMILIES]
+    ax.legend(handles, names, loc="upper left", fontsize=10.5, borderpad=0)
+
+
+CASES = {
+    ("KQV", 2): "KQV\nn=2",
+    ("KQV", 4): "KQV\nn=4",
+    ("KQV", 6): "KQV\nn=6",
+    ("QKQV, orthogonal", 4): "QKQV\northog.",
+    ("QKQV, Gaussian", 4): "QKQV\nGauss.",
+}
+# Where the marks of a stage lie about the middle of their case.
+OFFSETS = {"shrunk": -0.2, "full": 0.2}
+
+
+def _head_frame(heads: ch05.HeadKL, law: Mapping[ch05.Cell, ch05.PredictedKL]) -> pd.DataFrame:
+    """KL over prediction, a row for each case, stage and head, and where its mark lies."""
+    parts = []
+    # Marks of one column are set apart by a rule, so that every run draws the same.
+    jitter = 0.1 * np.sin(2.4 * np.arange(len(heads.model)))
+    for column, cell in enumerate(CASES):
+        for stage, offset in OFFSETS.items():
+            ratio = heads.of(*cell) / getattr(law[cell], stage)
+            at = column + offset + jitter
+            model = [MODELS[str(name)].label for name in heads.model]
+            parts.append(pd.DataFrame({"at": at, "ratio": ratio, "model": model, "stage": stage}))
+    return pd.concat(parts)
 
 
 def _draw_heads(ax: Any, heads: ch05.HeadKL, law: Mapping[ch05.Cell, ch05.PredictedKL]) -> None:
-    shown = [("KQV", 2), ("KQV", 4), ("KQV", 6), ("QKQV, orthogonal", 4), ("QKQV, Gaussian", 4)]
-    for column, (arm, bits) in enumerate(shown):
-        for stage, offset, fill in (("shrunk", -0.19, "none"), ("full", 0.19, "full")):
-            ratio = heads.of(arm, bits) / getattr(law[arm, bits], stage)
-            for name, (marker, color) in LOOKS.items():
-                of = heads.model == name
-                jitter = 0.1 * np.sin(2.4 * np.arange(of.sum()))
-                first = (column, stage) == (0, "full")
-                ax.plot(
-                    column + offset + jitter,
-                    ratio[of],
-                    marker,
-                    color=color,
-                    markersize=3.6,
-                    fillstyle=fill,
-                    alpha=0.75,
-                    label=name.removeprefix("rope-lm-") if first else None,
-                )
-            mean = ch05.head_ratio(heads, law, arm, bits, stage).estimate
-            at = column + offset + np.array([-0.15, 0.15])
-            ax.plot(at, [mean] * 2, color=plotting.INK)
-    _finish_heads(ax, len(shown))
-
-
-def _finish_heads(ax: Any, columns: int) -> None:
-    ax.set(yscale="log", ylim=(0.4, 4.6), title="Real heads", xlim=(-0.6, columns - 0.4))
+    frame = _head_frame(heads, law)
+    looks: dict[str, Any] = {
+        "palette": {model.label: model.color for model in MODELS.values()},
+        "markers": {model.label: model.marker for model in MODELS.values()},
+        "s": 20,
+    }
+    for stage in OFFSETS:
+        sns.scatterplot(
+            frame[frame.stage == stage],
+            x="at",
+            y="ratio",
+            hue="model",
+            style="model",
+            alpha=0.75,
+            legend=stage == "full",
+            ax=ax,
+            **looks,
+        )
+        if stage == "shrunk":  # open marks
+            marks = ax.collections[-1]
+            marks.set(edgecolor=marks.get_facecolor(), facecolor="none", linewidth=1)
+    for column, cell in enumerate(CASES):
+        for stage, offset in OFFSETS.items():
+            mean = ch05.head_ratio(heads, law, *cell, stage).estimate
+            ax.plot(column + offset + np.array([-0.15, 0.15]), [mean] * 2, color=plotting.INK)
+    ax.set(yscale="log", ylim=(0.4, 4.6), title="Real heads", xlim=(-0.6, len(CASES) - 0.4))
+    ax.set(xlabel=None, ylabel=None)
     ax.set_yticks([0.5, 0.7, 1, 1.4, 2, 2.8], ["0.5", "0.7", "1", "1.4", "2", "2.8"])
     ax.minorticks_off()
-    names = ["KQV\nn=2", "KQV\nn=4", "KQV\nn=6", "QKQV\northog.", "QKQV\nGauss."]
-    ax.set_xticks(range(columns), names)
+    ax.set_xticks(range(len(CASES)), CASES.values())
     ax.tick_params(axis="x", labelsize=10)
     ax.legend(loc="upper right", fontsize=10.5, handletextpad=0.1, borderpad=0)
+
+
+def _bridge_frame(found: ch05.Bridge) -> pd.DataFrame:
+    """Means over draws, a row for each case and logit scale."""
+    columns = {x: found.of(x).mean(axis=0).ravel() for x in ("direction", "kl", "output")}
+    arms = [arm for _, arm, _ in found.cells]
+    arm = np.repeat(arms, len(ch05.SCALES))
+    return pd.DataFrame({**columns, "arm": arm, "scale": np.tile(ch05.SCALES, len(arms))})
 
 
 def bridge(found: ch05.Bridge) -> Figure:
     """KL against the direction error at two logit scales, output error against KL at all."""
     fig, left, right = two_panels(4.5)
-    looks = {
-        "KV": ("KV", "s", "full"),
-        "KQV": ("KQV", "o", "full"),
-        "QKQV, Gaussian": ("QKQV", "^", "full"),
-        "QKQV, orthogonal": ("QKQV", "^", "none"),
+    frame, ends = _bridge_frame(found), (ch05.SCALES[0], ch05.SCALES[-1])
+    looks: dict[str, Any] = {
+        "hue": "arm",
+        "style": "arm",
+        "palette": {arm: plotting.SCHEME_COLORS[arm.split(",")[0]] for arm in frame.arm.unique()},
+        "markers": {"KV": "s", "KQV": "o", "QKQV, Gaussian": "^", "QKQV, orthogonal": "v"},
+        "s": 26,
+        "alpha": 0.8,
+        "linewidth": 0.3,
     }
-    direction, kl, output = (found.of(x).mean(axis=0) for x in ("direction", "kl", "output"))
-    for arm, (scheme, marker, fill) in looks.items():
-        at = [c for c, (_, a, _) in enumerate(found.cells) if a == arm]
-        style: dict[str, Any] = {"color": plotting.SCHEME_COLORS[scheme], "fillstyle": fill}
-        style |= {"marker": marker, "linestyle": "none", "markersize": 4.2, "alpha": 0.8}
-        for s in (0, 3):
-            left.plot(direction[at, s], kl[at, s], **style)
-        right.plot(kl[at].ravel(), output[at].ravel(), label=arm, **style)
+    of_ends = frame[frame.scale.isin(ends)]
+    sns.scatterplot(of_ends, x="direction", y="kl", legend=False, ax=left, **looks)
+    sns.scatterplot(frame, x="kl", y="output", ax=right, **looks)
     angle = np.linspace(0.007, 0.21, 50)
-    for s in (0, 3):
-        plotting.theory_line(left, angle, ch05.bridge_law(angle, ch05.SCALES[s]), label=None)
+    for scale in ends:
+        plotting.theory_line(left, angle, ch05.bridge_law(angle, scale), label=None)
     _finish_bridge(left, right)
     return fig
 
@@ -324,10 +376,15 @@ def context(
 def _draw_positions(ax: Any, positions: Mapping[str, FloatArray], edges: Sequence[int]) -> None:
     centres = np.array([np.sqrt(a * (b - 1)) for a, b in pairwise(edges)])[:-1]
     for (name, of_heads), shift in zip(positions.items(), (1.05, 0.95), strict=True):
-        marker, color = LOOKS[name]
+        model = MODELS[name]
         intervals = [stats.geometric_mean_interval(x) for x in of_heads[:, :-1].T]
         plotting.measured_points(
-            ax, centres * shift, intervals, color=color, marker=marker, label=name
+            ax,
+            centres * shift,
+            intervals,
+            color=model.color,
+            marker=model.marker,
+            label=model.label,
         )
     ax.axhline(1, color=plotting.INK, linewidth=1.4, linestyle=DASHED)
     ax.set(xscale="log", xlabel="position of the query", title="Real heads")
