@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -393,8 +394,9 @@ def test_formats_and_metrics_of_ones_own_reach_the_workers(tmp_path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     get_reusable_executor().shutdown(wait=True)  # workers of an earlier test know no such path
     monkeypatch.setattr(quantize.registry, "_FORMATS", dict(quantize.registry._FORMATS))
+    importlib.import_module("ownmodule")
     grid = Grid(
-        schemes=("ownmodule:late", "WHT"),
+        schemes=("ownmodule:late", "WHT", "OWN"),
         bits=(3,),
         metrics=("kl_mean", "ownmodule:worst"),
         dims=(8,),
