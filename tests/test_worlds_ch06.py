@@ -2,11 +2,13 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import worlds
 from kvbook.experiments import ch06
 from kvbook.experiments.common import distortion
+from kvbook.figures.ch06 import plots
 from worlds import FAILS, HOLDS, about, around
 
 from kvlib.laws.splitting import Cover
@@ -199,3 +201,24 @@ def test_search_counts_every_combination():
 def test_padded_codes_cost_more_at_four_and_six():
     costs = {n: ch06.stored_bits(n) for n in ch06.BUDGETS}
     assert costs == {2: (2, 2), 3: (4, 3), 4: (4, 5), 5: (8, 5), 6: (8, 9)}
+
+
+# ---------------------------------------------------------------------------- the figures
+
+
+def test_ratios_are_drawn_where_they_were_measured():
+    errors = key_errors(PATTERN)
+    frame = plots.ratio_frame([errors, errors], [ch06.GAUSSIAN])
+    assert len(frame) == len(ch06.BUDGETS) * 2 * len(ch06.KINDS)
+    assert (frame["place"] - frame["budget"]).abs().max() < 0.5
+    means = frame.groupby("budget")["ratio"].mean()
+    np.testing.assert_allclose(means, PATTERN, rtol=1e-2)
+
+
+def test_every_setting_counts_in_the_bars():
+    settings = [setting(PUBLISHED), setting(()), setting((2,)), setting((2,))]
+    fig = plots.winning_set_map(settings, {(256, 14): [PUBLISHED], (512, 14): [()]})
+    bars = [bar.get_height() for bar in fig.axes[0].patches if bar.get_height() > 0]
+    assert sorted(bars) == pytest.approx([0.25, 0.25, 0.5])
+    assert [text.get_text() for text in fig.axes[1].texts] == ["235\n100%", "none\n100%"]
+    plt.close(fig)

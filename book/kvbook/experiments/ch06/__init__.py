@@ -110,7 +110,6 @@ from kvbook.experiments.ch06.spikes import (
     sketched_spike_law,
     spike_error_law,
     spike_numbers,
-    two_bit_ratios,
 )
 
 __all__ = [
@@ -200,7 +199,6 @@ __all__ = [
     "stored_bits",
     "to_three_digits",
     "train",
-    "two_bit_ratios",
     "width_set",
     "width_sets",
     "winning",

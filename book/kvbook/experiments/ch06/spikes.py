@@ -13,15 +13,12 @@ from kvbook.experiments.ch06.rule import (
     BUDGETS,
     GAUSSIAN,
     ORTHOGONAL,
-    ORTHOGONAL_MMSE,
     Sketch,
     sketch_constant,
 )
-from kvlib import stats
 from kvlib.checks import FloatArray
 from kvlib.data import synthetic
 from kvlib.quantize import codebooks
-from kvlib.stats import Interval
 
 
 def spike_error_law(dim: int, bits: int, energy: float, *, points: int = 20_000) -> float:
@@ -92,9 +89,3 @@ def spike_numbers(errors: KeyErrors, energy: int, *, dim: int, share: float) -> 
         "spike-agreement": 100 * float(np.abs(plain / law - 1).max()),
         "spike-sketch-agreement": 100 * off,
     }
-
-
-def two_bit_ratios(errors: KeyErrors, sketch: Sketch = ORTHOGONAL_MMSE) -> list[Interval]:
-    """QKQV over KQV at n = 2, squared error, for each share of the energy; over draws."""
-    logs = errors.log_ratios(sketch)[:, 0]
-    return [stats.geometric_mean_interval(np.exp(column)) for column in logs.T]

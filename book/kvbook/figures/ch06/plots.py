@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
 
 from kvbook import plotting
 from kvbook.experiments import ch06
 from kvbook.experiments.ch06 import BUDGETS, Budgets, KeyErrors, Setting, Sketch, Training
 from kvbook.experiments.common import distortion
+from kvlib import stats
 
 KQV, QKQV = plotting.SCHEME_COLORS["KQV"], plotting.SCHEME_COLORS["QKQV"]
 _BUDGET_LABEL = "budget n (bits a coordinate)"
@@ -27,8 +32,16 @@ BANDS = {
 }
 """Shades of QKQV's colour, by sketch."""
 
+_HEAVY = "ν=1.05, full rank"
+"""The kind of keys that a star marks."""
+
+_GROUP_COLORS = {
+    **{sketch.label: color for sketch, color in BANDS.items()},
+    ch06.ORTHOGONAL_MMSE.label: QKQV,
+    _HEAVY: plotting.FAMILY_COLORS["student_t"],
+}
+
 PATTERN_COLORS = {"none": "#C9CDD1", "run": "#8FB7D6", "gap": "#E0A458", "{2,3,5}": "#AA1F10"}
-PATTERN_NAMES = {"none": "no budget", "run": "neighbours", "gap": "with a gap"}
 
 
 def _log_ticks(axis: Any, values: Sequence[float]) -> None:
@@ -77,51 +90,68 @@ def improvement_by_dimension(dims: Sequence[int]) -> Figure:
 def error_ratios(cells: KeyErrors, heads: Mapping[str, KeyErrors]) -> Figure:
     """Squared error of QKQV over KQV by budget: kinds of synthetic keys, and captured heads."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.6), sharey=True)
-    for sketch, color in BANDS.items():
+    frame = ratio_frame([cells], BANDS)
+    frame.loc[frame["kind"] == ch06.SPIKY, "group"] = _HEAVY
+    _draw_ratios(left, frame, size=22)
+    _draw_ratios(right, ratio_frame(heads.values(), BANDS), size=13)
+    for sketch in BANDS:
         for ax, dim in ((left, 128), (right, 64)):
             law = [ch06.error_ratio_law(sketch, dim, n) for n in BUDGETS]
             plotting.theory_line(ax, list(BUDGETS), law, label=None)
-        _draw_kinds(left, cells.mean_ratios(sketch), color, special=ch06.SPIKY)
-        by_head = np.concatenate([errors.mean_ratios(sketch) for errors in heads.values()], axis=1)
-        jitter = np.linspace(-0.25, 0.25, by_head.shape[1])
-        for n, values in zip(BUDGETS, by_head, strict=True):
-            right.plot(n + jitter, values, "o", color=color, markersize=3, alpha=0.7)
     for ax in (left, right):
         _mark_tie(ax, 0.6)
         ax.set(yscale="log", ylim=(0.66, 8), xlabel=_BUDGET_LABEL, xticks=list(BUDGETS))
         _log_ticks(ax.yaxis, [0.7, 1, 1.5, 2, 3, 4, 6, 8])
     left.set(title=f"{cells.count} kinds of keys, d=128", ylabel="squared error, QKQV / KQV")
     right.set_title(f"{sum(errors.count for errors in heads.values())} captured heads")
-    for (text, place), color in zip(
-        (
-            ("Gaussian sketch", (3.1, 3.9)),
-            ("orthogonal", (3.1, 2.45)),
-            ("orthogonal, MMSE", (3.3, 1.06)),
-        ),
-        BANDS.values(),
-        strict=True,
-    ):
-        left.annotate(text, place, color=color, **_SMALL)
-    heavy = plotting.FAMILY_COLORS["student_t"]
-    left.annotate("ν=1.05, full rank", (2.4, 0.755), color=heavy, **_SMALL)
+    for group, place in {
+        "Gaussian, unbiased": ("Gaussian sketch", (3.1, 3.9)),
+        "Hadamard, unbiased": ("orthogonal", (3.1, 2.45)),
+        "Hadamard, MMSE": ("orthogonal, MMSE", (3.3, 1.06)),
+        _HEAVY: (_HEAVY, (2.4, 0.755)),
+    }.items():
+        left.annotate(*place, color=_GROUP_COLORS[group], **_SMALL)
     right.annotate("QKQV ahead", (3.2, 0.8), color=plotting.MUTED, **_SMALL)
     return fig
 
 
-def _draw_kinds(ax: Any, ratios: Any, color: str, *, special: int) -> None:
-    """A dot for each budget and kind of keys, a star for the special kind."""
-    spread = np.linspace(-0.22, 0.22, ratios.shape[1])
-    for kind, values in enumerate(ratios.T):
-        star = kind == special
-        ax.plot(
-            np.array(BUDGETS) + spread[kind],
-            values,
-            "*" if star else "o",
-            color=plotting.FAMILY_COLORS["student_t"] if star else color,
-            markersize=9 if star else 4,
-            alpha=1 if star else 0.75,
-            zorder=4 if star else 3,
-        )
+def ratio_frame(parts: Iterable[KeyErrors], sketches: Iterable[Sketch]) -> pd.DataFrame:
+    """Squared error of QKQV over KQV, geometric mean over draws, as a tidy table.
+
+    Columns are the position of the ``kind`` (or head, counted through all parts), ``budget``,
+    ``group`` (the sketch) and ``ratio``; ``place`` is the budget with a small shift by kind.
+    """
+    whole = list(parts)
+    rows = []
+    for sketch in sketches:
+        ratios = np.concatenate([errors.mean_ratios(sketch) for errors in whole], axis=1)
+        shifts = np.linspace(-0.24, 0.24, ratios.shape[1])
+        rows += [
+            (kind, n, n + shifts[kind], sketch.label, ratio)
+            for n, by_kind in zip(BUDGETS, ratios, strict=True)
+            for kind, ratio in enumerate(by_kind)
+        ]
+    return pd.DataFrame(rows, columns=["kind", "budget", "place", "group", "ratio"])
+
+
+def _draw_ratios(ax: Any, frame: pd.DataFrame, *, size: float) -> None:
+    """A dot a budget and kind of keys or head in the colour of its group."""
+    sns.scatterplot(
+        frame,
+        x="place",
+        y="ratio",
+        hue="group",
+        palette=_GROUP_COLORS,
+        style="group",
+        markers=dict.fromkeys(_GROUP_COLORS, "o") | {_HEAVY: "*"},
+        size="group",
+        sizes=dict.fromkeys(_GROUP_COLORS, size) | {_HEAVY: 110},
+        alpha=0.85,
+        linewidth=0,
+        legend=False,
+        ax=ax,
+        zorder=3,
+    )
 
 
 def spike_errors(
@@ -173,20 +203,39 @@ def _draw_spike_by_budget(
 def _draw_spike_by_energy(
     ax: Any, arms: Mapping[str, KeyErrors], energies: Sequence[float]
 ) -> None:
-    """QKQV over KQV at two bits, with bands over draws, one line a rotation."""
-    odds = np.array([energy / (1 - energy) for energy in energies])
+    """QKQV over KQV at two bits, with 95% bands over draws, one line a rotation."""
     hadamard, haar = (plotting.ROTATION_COLORS[name] for name in ("hadamard", "haar"))
-    looks = {
-        "one Hadamard round": (hadamard, "o"),
-        "two rounds": ("#56B4E9", "s"),
-        "Haar": (haar, "D"),
+    colors = {"one Hadamard round": hadamard, "two rounds": "#56B4E9", "Haar": haar}
+    ratios = {
+        (arm, energy / (1 - energy)): np.exp(column)
+        for arm in colors
+        for energy, column in zip(
+            energies, arms[arm].log_ratios(ch06.ORTHOGONAL_MMSE)[:, 0].T, strict=True
+        )
     }
-    for arm, (color, mark) in looks.items():
-        ratios = ch06.two_bit_ratios(arms[arm])
-        plotting.interval_band(ax, odds, ratios, color=color)
-        ax.plot(odds, [ratio.estimate for ratio in ratios], mark, color=color, markersize=5)
+    frame = pd.DataFrame(ratios).melt(var_name=["arm", "odds"], value_name="ratio")
+    sns.lineplot(
+        frame,
+        x="odds",
+        y="ratio",
+        estimator=lambda values: stats.geometric_mean_interval(values).estimate,
+        errorbar=_geometric_ends,
+        hue="arm",
+        palette=colors,
+        style="arm",
+        markers={"one Hadamard round": "o", "two rounds": "s", "Haar": "D"},
+        dashes=False,
+        legend=False,
+        ax=ax,
+    )
     ax.annotate("two rounds, Haar", (1.2, 1.35), color=plotting.INK, **_SMALL)
     ax.annotate("one Hadamard\nround", (1.15, 0.11), color=hadamard, **_SMALL)
+
+
+def _geometric_ends(values: Any) -> tuple[float, float]:
+    """Ends of the 95% interval of a geometric mean."""
+    interval = stats.geometric_mean_interval(values)
+    return interval.low, interval.high
 
 
 def damaged_codebook(training: Training, iterations: int, exhibit: KeyErrors) -> Figure:
@@ -195,9 +244,7 @@ def damaged_codebook(training: Training, iterations: int, exhibit: KeyErrors) ->
     errors = np.array(training.distortions(iterations))
     sketched = ch06.sketch_constant(ch06.ORTHOGONAL_MMSE, training.dim) * errors[:-1]
     _draw_damage(left, training.dim, errors, sketched, training.live_levels(iterations))
-    ratios = exhibit.mean_ratios(ch06.ORTHOGONAL_MMSE)
-    for values, jitter in zip(ratios.T, np.linspace(-0.25, 0.25, exhibit.count), strict=True):
-        right.plot(np.array(BUDGETS) + jitter, values, "o", color=QKQV, markersize=4, alpha=0.8)
+    _draw_ratios(right, ratio_frame([exhibit], [ch06.ORTHOGONAL_MMSE]), size=22)
     plotting.theory_line(right, list(BUDGETS), sketched / errors[1:], label=None)
     _mark_tie(right, 0.2)
     right.set(yscale="log", ylim=(0.3, 3.2), xlabel=_BUDGET_LABEL, xticks=list(BUDGETS))
@@ -239,8 +286,10 @@ def winning_set_map(
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.8), width_ratios=(1, 1.15))
     _draw_patterns_by_damage(left, [s for s in settings if s.sketch == "MMSE"])
+    names = {"none": "no budget", "run": "neighbours", "gap": "with a gap"}
     fig.legend(
-        *left.get_legend_handles_labels(),
+        [Patch(color=color) for color in PATTERN_COLORS.values()],
+        [names.get(pattern, pattern) for pattern in PATTERN_COLORS],
         loc="outside lower center",
         ncols=4,
         columnspacing=1.4,
@@ -252,40 +301,54 @@ def winning_set_map(
 
 def _draw_patterns_by_damage(ax: Any, settings: Sequence[Setting]) -> None:
     """Share of the settings with each pattern, stacked, by the excess error of the codebook."""
-    edges = (0.03, 0.1, 0.3, 1.0)
-    bins = ["<3%", "3–10%", "10–30%", "30–100%", ">100%"]
-    counts = np.zeros((len(PATTERN_COLORS), len(bins)))
-    for setting in settings:
-        place = int(np.searchsorted(edges, setting.family.excess))
-        counts[list(PATTERN_COLORS).index(setting.pattern), place] += 1
-    shares = 100 * counts / np.maximum(counts.sum(axis=0), 1)
-    bottom = np.zeros(len(bins))
-    for (name, color), share in zip(PATTERN_COLORS.items(), shares, strict=True):
-        label = PATTERN_NAMES.get(name, name)
-        ax.bar(range(len(bins)), share, bottom=bottom, color=color, width=0.85, label=label)
-        bottom += share
-    ax.set(ylim=(0, 100), xlabel="error above the best codebook", ylabel="settings (%)")
-    ax.set_xticks(range(len(bins)), bins, fontsize=9.5, rotation=25)
+    bins = pd.cut(
+        [setting.family.excess for setting in settings],
+        [-np.inf, 0.03, 0.1, 0.3, 1, np.inf],
+        labels=["<3%", "3–10%", "10–30%", "30–100%", ">100%"],
+    )
+    frame = pd.DataFrame({"excess": bins, "pattern": [setting.pattern for setting in settings]})
+    sns.histplot(
+        frame,
+        x="excess",
+        hue="pattern",
+        hue_order=list(PATTERN_COLORS)[::-1],  # the last lies at the bottom
+        palette=PATTERN_COLORS,
+        multiple="fill",
+        shrink=0.85,
+        alpha=1,
+        legend=False,
+        ax=ax,
+    )
+    ax.set(ylim=(0, 1), xlabel="error above the best codebook", ylabel="settings (%)")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    ax.tick_params(axis="x", labelsize=9.5, rotation=25)
     ax.set_title("By codebook quality")
     ax.grid(visible=False)
 
 
 def _draw_most_common_sets(ax: Any, by_sample: Mapping[tuple[int, int], Sequence[Budgets]]) -> None:
     """The most common set and its share, in a field for each dimension and sample size."""
-    dims, sizes = (sorted({place[i] for place in by_sample}) for i in (0, 1))
+    order = list(PATTERN_COLORS)
+    rows = []
     for (dim, size), sets in by_sample.items():
         found, number = Counter(sets).most_common(1)[0]
-        i, j = dims.index(dim), sizes.index(size)
-        color = PATTERN_COLORS[ch06.pattern(found)]
-        ax.add_patch(Rectangle((i - 0.48, j - 0.46), 0.96, 0.92, color=color, linewidth=0))
-        middle: dict[str, Any] = {"ha": "center", "va": "center"}
-        middle["color"] = "white" if found == ch06.PUBLISHED else plotting.INK
-        digits = "".join(map(str, found)) or "none"
-        ax.text(i, j + 0.13, digits, fontsize=12, fontweight="bold", **middle)
-        ax.text(i, j - 0.22, f"{number / len(sets):.0%}", fontsize=9.5, **middle)
-    ax.set(xlim=(-0.5, len(dims) - 0.5), ylim=(-0.5, len(sizes) - 0.5))
+        text = f"{''.join(map(str, found)) or 'none'}\n{number / len(sets):.0%}"
+        rows.append((dim, size, order.index(ch06.pattern(found)), text))
+    frame = pd.DataFrame(rows, columns=["dimension", "size", "pattern", "text"])
+    fields = frame.pivot(index="size", columns="dimension").sort_index(ascending=False)
+    sns.heatmap(
+        fields["pattern"].astype(int),
+        annot=fields["text"],
+        fmt="",
+        annot_kws={"fontsize": 11.5, "linespacing": 1.5},
+        cmap=ListedColormap(list(PATTERN_COLORS.values())),
+        vmin=-0.5,
+        vmax=len(order) - 0.5,
+        cbar=False,
+        linewidths=3,
+        yticklabels=[f"$2^{{{size}}}$" for size in fields.index],
+        ax=ax,
+    )
     ax.set(xlabel="dimension d", ylabel="training coordinates")
-    ax.set_xticks(range(len(dims)), map(str, dims))
-    ax.set_yticks(range(len(sizes)), [f"$2^{{{size}}}$" for size in sizes])
-    ax.grid(visible=False)
+    ax.tick_params(axis="y", rotation=0)
     ax.set_title("Start [−1, 1], most common set")
