@@ -141,7 +141,7 @@ def measured_points(
     ax : matplotlib.axes.Axes
     x : array, shape (n,)
     intervals : sequence of Interval
-        One a point, as from :mod:`kvlib.inference`.
+        One a point, as from :mod:`kvlib.stats`.
     color, marker, label
         Usually from :data:`SCHEME_COLORS` and :data:`SCHEME_MARKERS`.
     connect : bool
@@ -208,8 +208,9 @@ def draw_schemes(
         _box(ax, (50, top - 8.7), (99, 17.4), "", edge="none", face=color, alpha=0.07)
         ax.text(2.5, top - 8.7, name, color=color, fontsize=14, fontweight="bold", va="center")
         scheme = quantize.named(name, 4)
-        _draw_row(ax, "K", scheme.key, top - 4.6, color, sketch_label)
-        _draw_row(ax, "V", scheme.value, top - 12.8, color, sketch_label)
+        for letter, quantizer, y in (("K", scheme.key, 4.6), ("V", scheme.value, 12.8)):
+            assert isinstance(quantizer, RotatedQuantizer)
+            _draw_row(ax, letter, quantizer, top - y, color, sketch_label)
 
 
 # Centre of each column of the diagram, in hundredths of its width.

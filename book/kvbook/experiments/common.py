@@ -26,4 +26,6 @@ def key_quantizer(arm: str, bits: int) -> RotatedQuantizer:
         return RotatedQuantizer(bits, scale="unbiased")
     name, _, sketch = arm.partition(", ")
     rows = "hadamard" if sketch == "orthogonal" else "gaussian"
-    return quantize.named(name, bits, sketch=rows).key
+    quantizer = quantize.named(name, bits, sketch=rows).key
+    assert isinstance(quantizer, RotatedQuantizer)
+    return quantizer
