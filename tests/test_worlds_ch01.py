@@ -3,10 +3,12 @@
 from decimal import localcontext
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import worlds
 from kvbook.experiments import ch01
+from kvbook.figures import ch01 as figures
 from worlds import about
 
 from kvlib import named
@@ -91,17 +93,45 @@ def test_stored_parts_add_up_to_the_bits_of_the_scheme():
     assert np.mean(parts) == ch01.stored_bits(scheme, 64)
 
 
-def test_heads_share_draws_and_arms_without_randomness_repeat():
+@pytest.fixture(scope="module")
+def made_up_heads():
+    """Two heads of random numbers under three arms, four rotations, two windows."""
     x = np.random.default_rng(3).standard_normal((1, 2, 2, 16, 8))
     cache = KVCache(x, x, x, causal=True, name="made up", layers=(0,), heads=(0, 1))
-    arms = {"KV": partial(named, "KV"), "WHT": partial(named, "WHT"), "KQV": partial(named, "KQV")}
-    measured = ch01.measure_heads(
-        {"made up": cache}, arms, bits=(2, 4), rotations=4, rows=4, seed=np.random.SeedSequence(1)
-    )
-    plain, rotated, same_keys = measured.kl["made up"]
+    arms = {name: partial(named, name) for name in ("KV", "KQV")}
+    arms["QKQV, Gaussian"] = partial(named, "QKQV", sketch="gaussian")
+    arms["QKQV, orthogonal"] = partial(named, "QKQV", sketch="hadamard")
+    caches, seed = {"a": cache, "b": cache}, np.random.SeedSequence(1)
+    return ch01.measure_heads(caches, arms, bits=(2, 4), rotations=4, rows=4, seed=seed)
+
+
+def test_arms_without_randomness_repeat_their_windows(made_up_heads):
+    plain, rotated, *_ = made_up_heads.kl["a"]
     assert plain.shape == (2, 4, 2)
+    assert made_up_heads.random == (False, True, True, True)
     assert np.array_equal(plain[:, 2:], plain[:, :2])
-    assert np.array_equal(rotated, same_keys)
     assert not np.array_equal(rotated[:, 2:], rotated[:, :2])
-    assert measured.ratio("WHT", 4).interval.estimate == 1
-    assert [i.half_width for i in measured.intervals("made up", "KV")] == [0, 0]
+
+
+def test_ratios_are_of_the_same_heads(made_up_heads):
+    ratio = made_up_heads.ratio("KQV", 4)
+    assert ratio.interval.estimate == 1
+    assert ratio.worse_on == 0
+    assert ratio.interval.n == 4
+    both = [made_up_heads.ratio("KV", 2, cache=name).interval.estimate for name in ("a", "b")]
+    together = made_up_heads.ratio("KV", 2).interval.estimate
+    assert together == pytest.approx(np.sqrt(np.prod(both)))
+
+
+def test_the_figure_shows_arithmetic_means(made_up_heads):
+    # seaborn averages in the scale of the axis: on a logarithmic one the mean would be geometric.
+    fig = figures.kl_of_heads(made_up_heads, {"a": "a", "b": "b"})
+    for cache, ax in zip(made_up_heads.kl, fig.axes, strict=True):
+        lines = [
+            line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() != ""
+        ]
+        shown = {tuple(np.round(line.get_ydata(), 12)) for line in lines}
+        for arm in made_up_heads.arms:
+            means = (made_up_heads.mean_of(cache, arm, n) for n in made_up_heads.bits)
+            assert tuple(np.round(list(means), 12)) in shown
+    plt.close(fig)

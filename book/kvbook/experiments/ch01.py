@@ -217,13 +217,6 @@ class HeadsKL:
         means: FloatArray = self.kl[cache][self.arms.index(arm)].mean(axis=-1)
         return means
 
-    def intervals(self, cache: str, arm: str) -> list[Interval]:
-        """Mean over heads and rotations by budget; interval over rotations where there are any."""
-        found = [mean_interval(x) for x in self.by_rotation(cache, arm)]
-        if self.random[self.arms.index(arm)]:
-            return found
-        return [Interval.exactly(i.estimate, i.n) for i in found]
-
     def ratio(self, arm: str, bits: int, *, over: str = "KQV", cache: str | None = None) -> Ratio:
         """KL of an arm over that of another on the same heads."""
         per_head, b = self.per_head(cache), self.bits.index(bits)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -21,6 +23,7 @@ from kvbook.experiments.ch01 import (
 from kvbook.ledger import Claim
 from kvbook.page import shown, table
 from kvlib.quantize.codebooks import Codebook
+from kvlib.stats import mean_interval
 
 ARM_COLORS = {
     "KV": plotting.SCHEME_COLORS["KV"],
@@ -110,12 +113,7 @@ def attention_row(row: AttentionRow) -> Figure:
     """The largest weights of one attention row, and its KL in every draw."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.4), width_ratios=(1.15, 1))
     _draw_largest_weights(left, row, count=6)
-    for j, (arm, kl) in enumerate(row.kl.items()):
-        jitter = 0.28 * np.sin(1.7 * np.arange(len(kl)) ** 1.5)
-        right.plot(j + jitter, kl, ".", color=ARM_COLORS[arm], markersize=3.5, alpha=0.45)
-        right.plot([j - 0.36, j + 0.36], [kl.mean()] * 2, color=plotting.INK, linewidth=2)
-    right.set(yscale="log", ylabel="KL of this row (nats)", title="All draws, and mean")
-    right.set_xticks(range(4), ["KV", "KQV", "QKQV\nGauss.", "QKQV\northog."])
+    _draw_kl_of_draws(right, row)
     return fig
 
 
@@ -134,27 +132,72 @@ def _draw_largest_weights(ax: Any, row: AttentionRow, count: int) -> None:
     ax.legend(loc="upper right", fontsize=10.5, handletextpad=0.3, borderpad=0)
 
 
+def _draw_kl_of_draws(ax: Any, row: AttentionRow) -> None:
+    """A dot for the KL of the row in each draw, a line for the mean, one column an arm."""
+    draws = pd.DataFrame(
+        [(arm, x) for arm, kl in row.kl.items() for x in kl], columns=["arm", "KL"]
+    )
+    dots = {"size": 2.6, "alpha": 0.6, "legend": False}
+    sns.swarmplot(
+        draws, x="arm", y="KL", hue="arm", palette=ARM_COLORS, log_scale=(None, 10), ax=ax, **dots
+    )
+    place, means = np.arange(len(row.kl)), [kl.mean() for kl in row.kl.values()]
+    ax.hlines(means, place - 0.36, place + 0.36, color=plotting.INK, linewidth=2, zorder=3)
+    ax.set(xlabel="", ylabel="KL of this row (nats)", title="All draws, and mean")
+    ax.set_xticks(place, ["KV", "KQV", "QKQV\nGauss.", "QKQV\northog."])
+
+
 def kl_of_heads(measured: HeadsKL, titles: Mapping[str, str]) -> Figure:
     """Mean KL against budget, a panel for each cache (with its title), a line for each arm."""
     fig, axes = plt.subplots(1, len(titles), figsize=(7.2, 4.6), sharey=True)
     for ax, (cache, title) in zip(axes, titles.items(), strict=True):
-        for j, arm in enumerate(measured.arms):
-            drawn = plotting.measured_points(
-                ax,
-                np.array(measured.bits) + 0.07 * (j - 1.5),
-                measured.intervals(cache, arm),
-                color=ARM_COLORS[arm],
-                marker=ARM_MARKERS[arm],
-                connect=True,
-            )
-            if arm == HOLLOW:
-                hollow = {"markerfacecolor": "white", "markeredgecolor": ARM_COLORS[arm]}
-                drawn[0].set(**hollow, markeredgewidth=1.5, linestyle=(0, (4, 2)))
-        ax.set(yscale="log", title=title, xticks=measured.bits, xlim=(1.6, 6.4))
+        sns.pointplot(
+            _by_rotation(measured, cache),
+            x="bits",
+            y="KL",
+            hue="arm",
+            errorbar=_t_interval,
+            ax=ax,
+            **_ARM_LINES,
+        )
+        for line in ax.lines:
+            if line.get_linestyle() == "--":
+                line.set(markerfacecolor="white", markeredgecolor=line.get_color())
+        ax.set(title=title, xlabel="", ylabel="mean KL of attention rows (nats)")
+        ax.set(xticks=measured.bits, xlim=(1.6, 6.4))
+    # Logarithmic only now, for all panels: seaborn averages in the scale of the axis.
+    axes[0].set_yscale("log")
     _label_line_ends(axes[-1], measured, list(titles)[-1])
-    axes[0].set_ylabel("mean KL of attention rows (nats)")
     axes[1].set_xlabel("budget n (bits a coordinate)")
     return fig
+
+
+_ARM_LINES: dict[str, Any] = {
+    "palette": ARM_COLORS,
+    "markers": list(ARM_MARKERS.values()),
+    "linestyles": ["--" if arm == HOLLOW else "-" for arm in ARM_MARKERS],
+    "linewidth": 1.2,
+    "markersize": 6.5,
+    "markeredgewidth": 1.2,
+    "capsize": 0.15,
+    "err_kws": {"linewidth": 1.2},
+    "dodge": 0.21,
+    "native_scale": True,
+    "legend": False,
+}
+
+
+def _by_rotation(measured: HeadsKL, cache: str) -> pd.DataFrame:
+    """Mean over the heads of a cache, one row for arm, budget and rotation.
+
+    An arm without a random part has one row a budget, the mean over windows: nothing varies.
+    """
+    rows = []
+    for arm, random in zip(measured.arms, measured.random, strict=True):
+        for n, of_rotations in zip(measured.bits, measured.by_rotation(cache, arm), strict=True):
+            values = of_rotations if random else [of_rotations.mean()]
+            rows += [(arm, n, x) for x in values]
+    return pd.DataFrame(rows, columns=["arm", "bits", "KL"])
 
 
 def _label_line_ends(ax: Any, measured: HeadsKL, cache: str) -> None:
@@ -171,6 +214,12 @@ def _label_line_ends(ax: Any, measured: HeadsKL, cache: str) -> None:
             linespacing=1.1,
             annotation_clip=False,
         )
+
+
+def _t_interval(values: pd.Series) -> tuple[float, float]:
+    """Ends of the interval of a mean, as seaborn wants them."""
+    interval = mean_interval(values)
+    return interval.low, interval.high
 
 
 METHOD_STYLES = {
