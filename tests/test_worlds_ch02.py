@@ -14,6 +14,7 @@ from kvlib.data.captured import KVCache
 from kvlib.laws import sphere
 from kvlib.quantize.rotations import Rotation
 
+KINDS = ("none", "hadamard", "haar")
 FAMILIES = {
     "gaussian": synthetic.GAUSSIAN,
     "Student-t ν=3": synthetic.student_t(3),
@@ -172,13 +173,28 @@ def test_captured_heads_share_of_a_common_mean():
     assert list(ch02.select([keys, values], "made up", "V")) == [values]
 
 
-def test_a_histogram_is_empty_where_the_rank_exceeds_the_dimension():
-    def draw(family, count, dim, rng):
-        return sphere.sample(count, dim, rng=rng)
+@pytest.fixture(scope="module")
+def of_uniform_vectors():
+    """Histograms of families that are all uniform."""
+    return made_histograms(lambda family, count, dim, rng: sphere.sample(count, dim, rng=rng))
 
-    measured = made_histograms(draw)
-    assert ("rank 32", 8) not in measured
-    fig = figures.histograms(measured, ("gaussian", "rank 4", "rank 32"))
+
+def test_the_figure_shows_arithmetic_means(of_uniform_vectors):
+    # seaborn averages in the scale of the axis: on a logarithmic one the mean would be geometric.
+    measured, ceiling = of_uniform_vectors, dict.fromkeys(ch02.DIMS, 0.01)
+    fig = figures.histogram_distances(measured, list(FAMILIES), ceiling, heavy_tails={})
+    for ax, name in zip(fig.axes, FAMILIES, strict=True):
+        drawn = {round(float(y), 12) for line in ax.lines for y in line.get_ydata()}
+        cells = [(name, d, kind) for d in ch02.DIMS if (name, d) in measured for kind in KINDS]
+        assert {round(measured.interval(*cell).estimate, 12) for cell in cells} <= drawn
+    plt.close(fig)
+
+
+def test_a_histogram_is_empty_where_the_rank_exceeds_the_dimension(of_uniform_vectors):
+    assert ("rank 32", 8) not in of_uniform_vectors
+    fig = figures.histograms(of_uniform_vectors, ("gaussian", "rank 4", "rank 32"))
     shown = np.array([ax.axison for ax in fig.axes]).reshape(4, 3)
     assert shown[:, 2].tolist() == [False, False, True, True]
+    assert [ax.get_ylabel() for ax in fig.axes[::3]] == [f"$d={d}$" for d in ch02.DIMS]
+    assert all(ax.yaxis.label.get_visible() for ax in fig.axes[::3])
     plt.close(fig)

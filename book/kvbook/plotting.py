@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from kvlib import quantize
 from kvlib.checks import check_choice
 from kvlib.quantize import RotatedQuantizer
-from kvlib.stats import Interval
+from kvlib.stats import Interval, mean_interval
 
 SCHEME_COLORS = {name: entry.color for name, entry in quantize.formats().items()}
 SCHEME_MARKERS = {name: entry.marker for name, entry in quantize.formats().items()}
@@ -179,6 +179,15 @@ def interval_band(
     estimate, low, high = _columns(x, intervals)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, zorder=2)
     return ax.plot(x, estimate, color=color, label=label, zorder=3)[0]
+
+
+def mean_ends(samples: ArrayLike) -> tuple[float, float]:
+    """Ends of the t interval of a mean, for seaborn's ``errorbar``.
+
+    seaborn averages in the scale of the axis: make an axis logarithmic after drawing on it.
+    """
+    interval = mean_interval(samples)
+    return interval.low, interval.high
 
 
 def draw_schemes(

@@ -23,7 +23,6 @@ from kvbook.experiments.ch01 import (
 from kvbook.ledger import Claim
 from kvbook.page import shown, table
 from kvlib.quantize.codebooks import Codebook
-from kvlib.stats import mean_interval
 
 ARM_COLORS = {
     "KV": plotting.SCHEME_COLORS["KV"],
@@ -156,7 +155,7 @@ def kl_of_heads(measured: HeadsKL, titles: Mapping[str, str]) -> Figure:
             x="bits",
             y="KL",
             hue="arm",
-            errorbar=_t_interval,
+            errorbar=plotting.mean_ends,
             ax=ax,
             **_ARM_LINES,
         )
@@ -214,12 +213,6 @@ def _label_line_ends(ax: Any, measured: HeadsKL, cache: str) -> None:
             linespacing=1.1,
             annotation_clip=False,
         )
-
-
-def _t_interval(values: pd.Series) -> tuple[float, float]:
-    """Ends of the interval of a mean, as seaborn wants them."""
-    interval = mean_interval(values)
-    return interval.low, interval.high
 
 
 METHOD_STYLES = {

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import norm
@@ -168,9 +170,6 @@ def histograms(measured: Histograms, families: Sequence[str]) -> Figure:
     fig, axes = plt.subplots(len(DIMS), len(families), figsize=(7.2, 8.2), sharex="row")
     for row, d in zip(axes, DIMS, strict=True):
         for ax, name in zip(row, families, strict=True):
-            ax.grid(False)
-            ax.set_yticks([])
-            ax.spines["left"].set_visible(False)
             if (name, d) not in measured:
                 ax.axis("off")
                 continue
@@ -192,8 +191,11 @@ def _draw_histogram(ax: Any, y: Any, color: str) -> None:
     d = y.shape[-1]
     edge = min(np.sqrt(d), 4)
     bins = np.linspace(-edge, edge, 49)
-    filled = {"histtype": "stepfilled", "color": color, "alpha": 0.5, "linewidth": 0}
-    ax.hist(np.sqrt(d) * y.ravel(), bins, density=True, **filled)
+    filled = {"element": "step", "color": color, "alpha": 0.5, "linewidth": 0}
+    sns.histplot(np.sqrt(d) * y.ravel(), bins=bins, stat="density", ax=ax, **filled)
+    ax.set(ylabel="", yticks=[])
+    ax.grid(False)
+    ax.spines["left"].set_visible(False)
     reach = min(np.sqrt(d) * 1.05, 4)
     x = np.linspace(-reach, reach, 801)
     x = x[np.abs(x) < min(0.999 * np.sqrt(d), 4)]
@@ -212,28 +214,57 @@ def histogram_distances(
     ``heavy_tails`` is the first-order distance of those families that have one.
     """
     fig, axes = plt.subplots(2, 3, figsize=(7.2, 5.2), sharex=True, sharey=True)
+    _dimension_axis(axes[0, 0], DIMS)
     for ax, name in zip(axes.flat, families, strict=True):
-        dims = [d for d in DIMS if (name, d) in measured]
-        for shift, (kind, (marker, label)) in zip((0.87, 1, 1.15), KINDS.items(), strict=True):
-            values = [measured.interval(name, d, kind) for d in dims]
-            color = plotting.ROTATION_COLORS[kind]
-            at = [d * shift for d in dims]
-            plotting.measured_points(ax, at, values, color=color, marker=marker, label=label)
+        draws = _draws_of(measured, name)
+        sns.pointplot(draws, x="d", y="KS distance", hue="rotation", ax=ax, **_KIND_POINTS)
         ax.axhline(EYE, color=plotting.INK, linewidth=1)
         ax.fill_between(DIMS, 1e-3, [ceiling[d] for d in DIMS], color="#DDDDDD", linewidth=0)
         if name in heavy_tails:
             curve = heavy_tails[name]
             plotting.theory_line(ax, list(curve), list(curve.values()), label=None)
-        _dimension_axis(ax, DIMS)
-        ax.set_yscale("log")
-        ax.set(title=name, ylim=(1.5e-3, 0.7), xlim=(1.4, 1500))
-    for ax in axes[1]:
-        ax.set_xlabel("$d$")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("KS distance")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=3)
+        ax.set(title=name, xlabel="$d$", xlim=(1.2, 1900))
+    # Logarithmic only now: seaborn averages in the scale of the axis.
+    axes[0, 0].set(yscale="log", ylim=(1.5e-3, 0.7))
+    axes[0, 0].set_xticks(DIMS, DIMS)
+    _legend_above(fig, axes[0, 0], columns=3)
     return fig
+
+
+_KIND_POINTS: dict[str, Any] = {
+    "palette": {label: plotting.ROTATION_COLORS[kind] for kind, (_, label) in KINDS.items()},
+    "markers": [marker for marker, _ in KINDS.values()],
+    "errorbar": plotting.mean_ends,
+    "native_scale": True,
+    "dodge": 0.24,
+    "linestyle": "none",
+    "markersize": 6.5,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.7,
+    "err_kws": {"linewidth": 1.2},
+}
+
+
+def _draws_of(measured: Histograms, family: str) -> pd.DataFrame:
+    """Distances of one family, a row for each dimension, rotation and draw."""
+    rows = [
+        (d, KINDS[kind][1], distance)
+        for d in DIMS
+        if (family, d) in measured
+        for kind, distances in measured.distances[family, d].items()
+        for distance in distances
+    ]
+    return pd.DataFrame(rows, columns=["d", "rotation", "KS distance"])
+
+
+def _legend_above(fig: Figure, ax: Any, columns: int) -> None:
+    """One legend above all panels, of what one panel names; every panel's own goes."""
+    handles, labels = ax.get_legend_handles_labels()
+    for panel in fig.axes:
+        if (legend := panel.get_legend()) is not None:
+            legend.remove()
+    spacing = {"columnspacing": 1.5, "handletextpad": 0.1}
+    fig.legend(handles, labels, loc="outside upper center", ncols=columns, **spacing)
 
 
 RANK_STYLES = {1: ("#254296", "o"), 4: ("#259ED7", "s"), 32: ("#037766", "D")}
@@ -288,32 +319,42 @@ def vector_distances(measured: VectorByVector) -> Figure:
     fig, axes = plt.subplots(2, 2, figsize=(7.2, 6.4), sharex=True, sharey=True)
     for ax, d in zip(axes.flat, VECTOR_DIMS, strict=True):
         ax.axvspan(1, REPAIRED, color="#DDDDDD", linewidth=0)
-        for k, (rotation, (marker, color)) in enumerate(ROTATION_STYLES.items()):
-            for row, name in enumerate(VECTOR_FAMILIES):
-                i = measured.ratio_interval(name, d, rotation)
-                ax.errorbar(
-                    i.estimate,
-                    row + 0.15 * (k - 2),
-                    xerr=[[i.estimate - i.low], [i.high - i.estimate]],
-                    color=color,
-                    marker=marker,
-                    markeredgecolor="white",
-                    markeredgewidth=0.6,
-                    linestyle="none",
-                    capsize=0,
-                    label=rotation if row == 0 else None,
-                )
-        ax.set_xscale("log")
-        ax.set_xticks((1, 2, 5, 10, 20), (1, 2, 5, 10, 20))
-        ax.minorticks_off()
-        ax.set(title=f"$d={d}$", xlim=(0.8, 25))
-        ax.set_yticks(range(len(VECTOR_FAMILIES)), list(VECTOR_FAMILIES))
-    axes[0, 0].invert_yaxis()
+        rows = _ratios_of(measured, d)
+        sns.pointplot(rows, x="ratio", y="input", hue="rotation", ax=ax, **_ROTATION_POINTS)
+        ax.grid(axis="y")  # which seaborn takes away
+        ax.set(title=f"$d={d}$", xlabel="", ylabel="")
+    # Logarithmic only now: seaborn averages in the scale of the axis.
+    axes[0, 0].set(xscale="log", xlim=(0.8, 25))
+    axes[0, 0].set_xticks((1, 2, 5, 10, 20), (1, 2, 5, 10, 20))
+    axes[0, 0].minorticks_off()
     fig.supxlabel("KS distance of a vector / mean of uniform vectors", fontsize=12)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    spacing = {"columnspacing": 1, "handletextpad": 0.1}
-    fig.legend(handles, labels, loc="outside upper center", ncols=5, **spacing)
+    _legend_above(fig, axes[0, 0], columns=5)
     return fig
+
+
+_ROTATION_POINTS: dict[str, Any] = {
+    "palette": {rotation: color for rotation, (_, color) in ROTATION_STYLES.items()},
+    "markers": [marker for marker, _ in ROTATION_STYLES.values()],
+    "errorbar": plotting.mean_ends,
+    "orient": "h",
+    "dodge": 0.6,
+    "linestyle": "none",
+    "markersize": 6.5,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.6,
+    "err_kws": {"linewidth": 1.8},
+}
+
+
+def _ratios_of(measured: VectorByVector, dim: int) -> pd.DataFrame:
+    """KS ratios at one dimension, a row for each input, kind of rotation and rotation drawn."""
+    rows = [
+        (name, rotation, ratio)
+        for name in VECTOR_FAMILIES
+        for rotation in ROTATIONS
+        for ratio in measured.ratio[name, dim, rotation]
+    ]
+    return pd.DataFrame(rows, columns=["input", "rotation", "ratio"])
 
 
 CACHE_STYLES = {
