@@ -91,7 +91,7 @@ def made_vectors(holds):
     return ch02.VectorByVector(
         ratio={
             (name, d, turn): about(page.get(turn, later))
-            for name in ch02.VECTOR_FAMILIES
+            for name in ("one-hot", "spike", "ν=1.05", "ν=3")
             for d in ch02.VECTOR_DIMS
             for turn in ch02.ROTATIONS
         },

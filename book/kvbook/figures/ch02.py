@@ -20,7 +20,6 @@ from kvbook.experiments.ch02 import (
     REPAIRED,
     ROTATIONS,
     VECTOR_DIMS,
-    VECTOR_FAMILIES,
     CapturedHead,
     CoordinateMoments,
     Curve,
@@ -101,7 +100,7 @@ def vector_table(measured: VectorByVector) -> Any:
     """Mean KS ratio of every input, dimension and rotation."""
     rows = [
         [name, str(d), *(f"{measured.ratio_interval(name, d, r).estimate:.2f}" for r in ROTATIONS)]
-        for name in VECTOR_FAMILIES
+        for name in measured.inputs
         for d in VECTOR_DIMS
     ]
     return table(["KS ratio", "d", *ROTATIONS], rows)
@@ -350,7 +349,7 @@ def _ratios_of(measured: VectorByVector, dim: int) -> pd.DataFrame:
     """KS ratios at one dimension, a row for each input, kind of rotation and rotation drawn."""
     rows = [
         (name, rotation, ratio)
-        for name in VECTOR_FAMILIES
+        for name in measured.inputs
         for rotation in ROTATIONS
         for ratio in measured.ratio[name, dim, rotation]
     ]
