@@ -93,6 +93,11 @@ def test_stored_parts_add_up_to_the_bits_of_the_scheme():
     assert np.mean(parts) == ch01.stored_bits(scheme, 64)
 
 
+@pytest.mark.parametrize(("name", "random"), [("KV", False), ("WHT", True), ("QKV", True)])
+def test_randomness_is_seen_in_what_is_restored(name, random):
+    assert ch01.is_random(named(name, 4).key, 16) == random
+
+
 @pytest.fixture(scope="module")
 def made_up_heads():
     """Two heads of random numbers under three arms, four rotations, two windows."""

@@ -16,7 +16,7 @@ from kvbook.experiments.ch01.heads import restored
 from kvlib import attention_kl, attention_weights
 from kvlib.data.captured import KVCache
 from kvlib.data.heads import heads as heads_of
-from kvlib.quantize import RotatedQuantizer
+from kvlib.quantize import Quantizer
 from kvlib.stats import Interval, geometric_mean_interval, mean_interval
 
 FloatArray = NDArray[np.float64]
@@ -212,7 +212,7 @@ def share_negative(q: FloatArray, k: FloatArray, errors: Sequence[FloatArray]) -
 
 def measure_t18(
     cache: KVCache,
-    quantizer: RotatedQuantizer,
+    quantizer: Quantizer,
     *,
     draws: int,
     seed: np.random.SeedSequence,
@@ -223,7 +223,7 @@ def measure_t18(
     Parameters
     ----------
     cache : KVCache
-    quantizer : RotatedQuantizer
+    quantizer : Quantizer
         Its errors give the noise its direction.
     draws : int
         Rotations a head; all count for signs, the first (on the first window) for sizes.

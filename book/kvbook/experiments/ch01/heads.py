@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kvlib import attention_kl, attention_weights
 from kvlib.data.captured import KVCache
 from kvlib.data.heads import heads as heads_of
-from kvlib.quantize import RotatedQuantizer, Scheme
+from kvlib.quantize import Quantizer, Scheme
 from kvlib.stats import Interval, geometric_mean_interval
 
 FloatArray = NDArray[np.float64]
@@ -46,12 +46,13 @@ class AttentionRow:
         return float(np.mean(self.kl[arm] < self.kl[other]))
 
 
-def is_random(quantizer: RotatedQuantizer) -> bool:
-    """Whether what a quantizer restores depends on its seed."""
-    return quantizer.rotation != "none" or quantizer.sketch is not None
+def is_random(quantizer: Quantizer, dim: int) -> bool:
+    """Whether what a quantizer restores of vectors of ``dim`` coordinates depends on its seed."""
+    probe = np.random.default_rng(0).standard_normal((8, dim))
+    return not np.array_equal(restored(quantizer, probe, 0), restored(quantizer, probe, 1))
 
 
-def restored(quantizer: RotatedQuantizer, vectors: FloatArray, seed: int) -> FloatArray:
+def restored(quantizer: Quantizer, vectors: FloatArray, seed: int) -> FloatArray:
     """Vectors as they come back from the codes."""
     return np.asarray(quantizer.encode(vectors, seed=seed).decode(), dtype=np.float64)
 
@@ -80,7 +81,7 @@ def measure_row(
     rows, kl, nbytes = {}, {}, {}
     for arm, at_budget in arms.items():
         scheme = at_budget(bits)
-        used = draws if is_random(scheme.key) else draws[:1]
+        used = draws if is_random(scheme.key, keys.shape[-1]) else draws[:1]
         k_hat = np.stack([restored(scheme.key, keys, seed) for seed in used])
         rows[arm] = attention_weights(query, k_hat[0])[0]
         kl[arm] = attention_kl(query, keys, k_hat)[:, 0]
@@ -166,18 +167,20 @@ def measure_heads(
         Spawns one child a cache.
     """
     quantizers = {arm: [at_budget(n).key for n in bits] for arm, at_budget in arms.items()}
+    dim = next(iter(caches.values())).dim
+    random = tuple(is_random(of_arm[0], dim) for of_arm in quantizers.values())
     kl = {}
     for (name, cache), child in zip(caches.items(), seed.spawn(len(caches)), strict=True):
         count = len(cache.layers) * len(cache.heads)
         draws = child.generate_state(count * rotations).reshape(count, rotations)
-        kl[name] = _kl_of_cache(cache, list(quantizers.values()), draws, rows)
-    random = tuple(is_random(of_arm[0]) for of_arm in quantizers.values())
+        kl[name] = _kl_of_cache(cache, list(quantizers.values()), random, draws, rows)
     return HeadsKL(tuple(arms), random, tuple(bits), kl)
 
 
 def _kl_of_cache(
     cache: KVCache,
-    quantizers: Sequence[Sequence[RotatedQuantizer]],
+    quantizers: Sequence[Sequence[Quantizer]],
+    random: Sequence[bool],
     draws: NDArray[np.unsignedinteger[Any]],
     rows: int,
 ) -> FloatArray:
@@ -190,7 +193,7 @@ def _kl_of_cache(
         for r, draw in enumerate(draws[h].tolist()):
             w = r % windows
             for a, of_arm in enumerate(quantizers):
-                if r >= windows and not is_random(of_arm[0]):
+                if r >= windows and not random[a]:
                     table[a, :, r, h] = table[a, :, w, h]  # as in the first round
                     continue
                 k_hat = np.stack([restored(quantizer, head.k[w], draw) for quantizer in of_arm])
