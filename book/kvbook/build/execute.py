@@ -133,8 +133,11 @@ def refuse_foreign_kernel(name: str) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 
     spec = KernelSpecManager().get_kernel_spec(name)  # type: ignore[no-untyped-call]
+    bare = {"python", f"python{sys.version_info[0]}"}
+    # Jupyter starts a bare "python" with the interpreter that asks for it.
+    interpreter = sys.executable if spec.argv[0] in bare else spec.argv[0]
     done = subprocess.run(
-        [spec.argv[0], "-c", "import sys; print(sys.prefix)"],
+        [interpreter, "-c", "import sys; print(sys.prefix)"],
         env={**os.environ, **spec.env},
         capture_output=True,
         text=True,
@@ -143,7 +146,7 @@ def refuse_foreign_kernel(name: str) -> None:
     prefix = done.stdout.strip()
     if not prefix or Path(prefix).resolve() != Path(sys.prefix).resolve():
         raise ChapterProblem(
-            f"the kernel {name!r} of {spec.resource_dir} runs in {prefix or spec.argv[0]}, not in "
+            f"the kernel {name!r} of {spec.resource_dir} runs in {prefix or interpreter}, not in "
             f"the book's environment {sys.prefix}; remove that kernel or make environment again"
         )
 
