@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
@@ -85,12 +87,14 @@ def bridge(measured: Bridge) -> Figure:
     """Three clouds at n = 4: direction error to KL with T11's curve, and KL to output error."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
     angles, kls, outputs = measured.at_four_bits()
-    for i, name in enumerate(measured.clouds):
-        style: dict[str, Any] = {"color": plotting.SCHEME_COLORS[name]}
-        style |= {"marker": plotting.SCHEME_MARKERS[name], "linestyle": "none"}
-        style |= {"markersize": 4, "alpha": 0.7, "markeredgewidth": 0}
-        left.plot(angles[i], kls[i], label=name, **style)
-        right.plot(kls[i], outputs[i], **style)
+    columns = {"angle": angles, "kl": kls, "output": outputs}
+    frame = pd.DataFrame({name: x.ravel() for name, x in columns.items()})
+    frame["scheme"] = np.repeat(measured.clouds, angles.shape[-1])
+    style: dict[str, Any] = {"data": frame, "hue": "scheme", "style": "scheme", "s": 18}
+    style |= {"palette": plotting.SCHEME_COLORS, "markers": plotting.SCHEME_MARKERS}
+    style |= {"alpha": 0.7, "linewidth": 0}
+    sns.scatterplot(x="angle", y="kl", ax=left, **style)
+    sns.scatterplot(x="kl", y="output", ax=right, legend=False, **style)
     angle = np.linspace(0.025, 0.095, 40)
     law = bridge_kl_law(angle, measured.unconcentrated.mean())
     plotting.theory_line(left, angle, law, label="T11")
@@ -106,11 +110,12 @@ def bridge(measured: Bridge) -> Figure:
     return fig
 
 
-# Readings of direction error drawn alike: those of a name, and all others.
+# Readings of direction error that are drawn in a colour of their own; all others are alike.
+DIRECTION_NAMES = {"1 − cos": "1 − cos", "θ/π": "angle over π"}
 DIRECTION_LOOKS = {
-    "other readings": (None, GREY, "."),
-    "1 − cos": ("1 − cos", plotting.SCHEME_COLORS["WHT"], "D"),
-    "angle over π": ("θ/π", plotting.SCHEME_COLORS["KQV"], "o"),
+    "other readings": (GREY, "."),
+    "1 − cos": (plotting.SCHEME_COLORS["WHT"], "D"),
+    "angle over π": (plotting.SCHEME_COLORS["KQV"], "o"),
 }
 
 
@@ -118,14 +123,25 @@ def readings_of_c15(search: Search[ReadingC15]) -> Figure:
     """KV's direction error at two and at four bits in every reading."""
     fig, ax = plt.subplots(figsize=(7.2, 4.2))
     kv = kv_alone(search)
-    named = {reading for reading, _, _ in DIRECTION_LOOKS.values() if reading}
-    for zorder, (label, look) in enumerate(DIRECTION_LOOKS.items(), start=2):
-        reading, color, marker = look
-        members = [
-            x.direction == reading if reading else x.direction not in named for x in kv.labels
-        ]
-        at = kv.values[members].T
-        ax.plot(*at, marker, color=color, markersize=4, alpha=0.75, label=label, zorder=zorder)
+    frame = pd.DataFrame(kv.values, columns=["two", "four"])
+    frame["reading"] = [DIRECTION_NAMES.get(x.direction, "other readings") for x in kv.labels]
+    # Seaborn draws rows in their order: the named readings come last, above the others.
+    order = list(DIRECTION_LOOKS)
+    frame = frame.sort_values("reading", key=lambda column: column.map(order.index), kind="stable")
+    sns.scatterplot(
+        frame,
+        x="two",
+        y="four",
+        hue="reading",
+        style="reading",
+        palette={name: color for name, (color, _) in DIRECTION_LOOKS.items()},
+        markers={name: marker for name, (_, marker) in DIRECTION_LOOKS.items()},
+        size="reading",
+        sizes={"other readings": 36, "1 − cos": 18, "angle over π": 18},
+        alpha=0.75,
+        linewidth=0,
+        ax=ax,
+    )
     star: dict[str, Any] = {"marker": "*", "markersize": 17, "linestyle": "none", "zorder": 9}
     ax.plot(*kv.published, color=plotting.INK, label="published", **star)
     ax.axvline(0.5, color=plotting.SCHEME_COLORS["KQV"], linewidth=1.2, linestyle=DASHES)
@@ -217,15 +233,39 @@ FAT_LOOKS = {
 def fat_tails(tails: FatTails) -> Figure:
     """Errors over D(n) by bits: one Hadamard round with intervals, two rounds dotted."""
     fig, ax = plt.subplots(figsize=(7.2, 3.9))
-    for name, (color, marker) in FAT_LOOKS.items():
-        for rotation, dashes in (("one round", "-"), ("two rounds", (0, (1, 1.5)))):
-            intervals = [stats.mean_interval(x) for x in tails.of(name, rotation).T]
-            means = [x.estimate for x in intervals]
-            ax.plot(BITS, means, color=color, linestyle=dashes, linewidth=1.3)
-            if rotation == "one round":
-                style: dict[str, Any] = {"color": color, "marker": marker, "label": name}
-                plotting.measured_points(ax, BITS, intervals, **style)
+    frame = pd.DataFrame(
+        [
+            {"bits": bits, "keys": name, "rotation": rotation, "over D(n)": over}
+            for name, rotation in product(FAT_LOOKS, ("one round", "two rounds"))
+            for bits, of_draws in zip(BITS, tails.of(name, rotation).T, strict=True)
+            for over in of_draws
+        ]
+    )
+    same: dict[str, Any] = {"x": "bits", "y": "over D(n)", "hue": "keys", "ax": ax}
+    same |= {"palette": {name: color for name, (color, _) in FAT_LOOKS.items()}}
+    one, two = (frame[frame.rotation == name] for name in ("one round", "two rounds"))
+    sns.pointplot(
+        one,
+        **same,
+        markers=[marker for _, marker in FAT_LOOKS.values()],
+        errorbar=mean_ends,
+        linewidth=1.3,
+        markersize=6.5,
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        err_kws={"linewidth": 1.2},
+        capsize=0.06,
+        native_scale=True,
+    )
+    dotted: dict[str, Any] = {"linestyle": (0, (1, 1.5)), "linewidth": 1.3, "errorbar": None}
+    sns.lineplot(two, **same, **dotted, legend=False)
     ax.axhline(1, color=plotting.INK, linewidth=1.4, linestyle=DASHES)
     ax.set(xlabel="bits of the key n", ylabel="relative squared error over D(n)", ylim=(0, 2.3))
     ax.legend(loc="upper right", fontsize=11)
     return fig
+
+
+def mean_ends(samples: Any) -> tuple[float, float]:
+    """Ends of the mean's interval, as seaborn asks for them."""
+    interval = stats.mean_interval(samples)
+    return interval.low, interval.high
