@@ -473,6 +473,12 @@ def test_processes_give_the_same_bytes(tiny, tmp_path):
     assert bytes_of(TINY, tmp_path / "t.parquet", workers=2) == tiny[1]
 
 
+def test_a_small_grid_needs_no_file(tiny):
+    pd.testing.assert_frame_equal(sweeps.measure(TINY), tiny[0], check_exact=True)
+    with pytest.raises(RuntimeError, match="the first: family=student_t"):
+        sweeps.measure(dataclasses.replace(FAILING, schemes=("KV",)))
+
+
 def test_order_does_not_matter(tiny, tmp_path, monkeypatch):
     ordered = sweep._missing
     monkeypatch.setattr(sweep, "_missing", lambda *given: ordered(*given)[::-1])

@@ -1,17 +1,17 @@
 """Negative controls of chapter 1, and its pieces by themselves."""
 
 from decimal import localcontext
-from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import worlds
 from kvbook.experiments import ch01
+from kvbook.experiments.arms import Arm
 from kvbook.figures import ch01 as figures
 from worlds import about
 
-from kvlib import named
+from kvlib import named, save
 from kvlib.data.captured import KVCache
 
 
@@ -99,15 +99,18 @@ def test_randomness_is_seen_in_what_is_restored(name, random):
 
 
 @pytest.fixture(scope="module")
-def made_up_heads():
+def made_up_heads(tmp_path_factory):
     """Two heads of random numbers under three arms, four rotations, two windows."""
+    folder = tmp_path_factory.mktemp("heads")
     x = np.random.default_rng(3).standard_normal((1, 2, 2, 16, 8))
-    cache = KVCache(x, x, x, causal=True, name="made up", layers=(0,), heads=(0, 1))
-    arms = {name: partial(named, name) for name in ("KV", "KQV")}
-    arms["QKQV, Gaussian"] = partial(named, "QKQV", sketch="gaussian")
-    arms["QKQV, orthogonal"] = partial(named, "QKQV", sketch="hadamard")
-    caches, seed = {"a": cache, "b": cache}, np.random.SeedSequence(1)
-    return ch01.measure_heads(caches, arms, bits=(2, 4), rotations=4, rows=4, seed=seed)
+    for name in ("a", "b"):
+        cache = KVCache(x, x, x, causal=True, name=name, layers=(0,), heads=(0, 1))
+        save(folder / f"{name}.npz", cache)
+    arms = {name: Arm(name) for name in ("KV", "KQV")}
+    arms["QKQV, Gaussian"] = Arm("QKQV", {"sketch": "gaussian"})
+    arms["QKQV, orthogonal"] = Arm("QKQV", {"sketch": "hadamard"})
+    caches = {name: folder / f"{name}.npz" for name in ("a", "b")}
+    return ch01.measure_heads(caches, arms, bits=(2, 4), rotations=4, rows=4, seed=1)
 
 
 def test_arms_without_randomness_repeat_their_windows(made_up_heads):

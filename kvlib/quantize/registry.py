@@ -33,6 +33,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from kvlib.checks import check_bits, check_choice
@@ -140,6 +141,7 @@ def register(
     return enter
 
 
+@lru_cache(maxsize=256)
 def _keywords(build: Builder) -> tuple[str, ...]:
     """Parameters of a builder after the first, which is the budget."""
     parameters = list(inspect.signature(build).parameters.values())[1:]

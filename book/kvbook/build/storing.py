@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+
 import nbformat
 import numpy as np
 from nbformat import NotebookNode

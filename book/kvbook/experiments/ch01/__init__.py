@@ -25,7 +25,6 @@ from kvbook.experiments.ch01.accuracy import (
     unshifted_kl,
 )
 from kvbook.experiments.ch01.heads import (
-    Arm,
     AttentionRow,
     FloatArray,
     HeadsKL,
@@ -49,7 +48,6 @@ __all__ = [
     "COMMON_ERRORS",
     "KL_METHODS",
     "TARGETS",
-    "Arm",
     "AttentionRow",
     "CacheShape",
     "FloatArray",

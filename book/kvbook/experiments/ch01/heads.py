@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvbook.experiments.arms import Arm, measure_captured
 from kvlib import attention_kl, attention_weights
-from kvlib.data.captured import KVCache
-from kvlib.data.heads import heads as heads_of
-from kvlib.quantize import Quantizer, Scheme
+from kvlib.quantize import Quantizer
 from kvlib.stats import Interval, geometric_mean_interval
 
 FloatArray = NDArray[np.float64]
-Arm = Callable[[int], Scheme]
-"""A scheme at a budget of n bits, such as ``partial(named, "KQV")``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,63 +141,41 @@ class HeadsKL:
 
 
 def measure_heads(
-    caches: Mapping[str, KVCache],
+    caches: Mapping[str, Path],
     arms: Mapping[str, Arm],
     *,
     bits: Sequence[int],
     rotations: int,
     rows: int,
-    seed: np.random.SeedSequence,
+    seed: int,
 ) -> HeadsKL:
     """Mean KL of attention rows of every head, all arms on the same rotations and rows.
 
     Parameters
     ----------
-    caches : mapping from name to KVCache
+    caches : mapping from name to path
     arms : mapping from name to Arm
     bits : sequence of int
         Budgets n.
-    rotations : int
-        Draws of rotation and sketch a head; they take turns on the windows of the cache.
-    rows : int
-        The last rows of a window of a causal model, half as many, evenly spaced, of another.
-    seed : SeedSequence
-        Spawns one child a cache.
+    rotations, rows : int
+        As for :func:`kvbook.experiments.arms.measure_captured`.
+    seed : int
     """
-    quantizers = {arm: [at_budget(n).key for n in bits] for arm, at_budget in arms.items()}
-    dim = next(iter(caches.values())).dim
-    random = tuple(is_random(of_arm[0], dim) for of_arm in quantizers.values())
+    table = measure_captured(
+        arms, caches, bits=bits, rotations=rotations, rows=rows, metrics=("kl_mean",), seed=seed
+    )
+    dim = int(table["dim"].iloc[0])
+    random = tuple(is_random(arm(bits[0]).key, dim) for arm in arms.values())
     kl = {}
-    for (name, cache), child in zip(caches.items(), seed.spawn(len(caches)), strict=True):
-        count = len(cache.layers) * len(cache.heads)
-        draws = child.generate_state(count * rotations).reshape(count, rotations)
-        kl[name] = _kl_of_cache(cache, list(quantizers.values()), random, draws, rows)
+    for cache in caches:
+        rows_of = table[table.cache == cache]
+        # Heads in the order of the cache, (arms, bits, rotations, heads).
+        index = ["arm", "bits", "repetition", "layer", "head"]
+        sizes = (len(arms), len(bits), rotations, -1)
+        order = {arm: place for place, arm in enumerate(arms)}
+        ordered = rows_of.assign(arm=rows_of.arm.map(order)).sort_values(index)
+        kl[cache] = ordered.kl_mean.to_numpy().reshape(sizes)
     return HeadsKL(tuple(arms), random, tuple(bits), kl)
-
-
-def _kl_of_cache(
-    cache: KVCache,
-    quantizers: Sequence[Sequence[Quantizer]],
-    random: Sequence[bool],
-    draws: NDArray[np.unsignedinteger[Any]],
-    rows: int,
-) -> FloatArray:
-    """Mean KL of one cache, shape (arms, bits, rotations, heads); draws (heads, rotations)."""
-    count, rotations = draws.shape
-    table = np.empty((len(quantizers), len(quantizers[0]), rotations, count))
-    of_cache = heads_of(cache, rows=rows if cache.causal else rows // 2)
-    for h, head in enumerate(of_cache):
-        windows = len(head.k)
-        for r, draw in enumerate(draws[h].tolist()):
-            w = r % windows
-            for a, of_arm in enumerate(quantizers):
-                if r >= windows and not random[a]:
-                    table[a, :, r, h] = table[a, :, w, h]  # as in the first round
-                    continue
-                k_hat = np.stack([restored(quantizer, head.k[w], draw) for quantizer in of_arm])
-                of_rows = attention_kl(head.q[w], head.k[w], k_hat, causal=head.causal)
-                table[a, :, r, h] = of_rows.mean(axis=-1)
-    return table
 
 
 def quoted_numbers(measured: HeadsKL) -> dict[str, float]:

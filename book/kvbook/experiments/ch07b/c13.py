@@ -21,7 +21,7 @@ from kvbook.experiments.ch07b.errors import (
 from kvlib import stats
 from kvlib.data import synthetic
 from kvlib.measure import attention
-from kvlib.quantize import Scheme
+from kvlib.quantize import RotatedQuantizer, Scheme
 
 LOGIT_SCALES = (1, 2, 4, 8)
 AT4 = BUDGETS.index(4)
@@ -145,6 +145,7 @@ def _trial(
     scheme: Scheme, q: Floats, k: NDArray[np.float32], v: NDArray[np.float32], seed: int
 ) -> list[float]:
     """Direction error, output error, mean KL, then the largest KL at each logit scale."""
+    assert isinstance(scheme.key, RotatedQuantizer)
     k_hat, v_hat = scheme.encode(k, v, seed=seed).decode()
     # Other scales than one are looked at with four bits only.
     scales = LOGIT_SCALES if scheme.key.bits == 4 else LOGIT_SCALES[:1]
