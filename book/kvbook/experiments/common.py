@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvlib import quantize
 from kvlib.quantize import RotatedQuantizer, codebooks
+from kvlib.stats import Interval
 
 
 def distortion(dim: int, bits: int) -> float:
@@ -29,3 +32,10 @@ def key_quantizer(arm: str, bits: int) -> RotatedQuantizer:
     quantizer = quantize.named(name, bits, sketch=rows).key
     assert isinstance(quantizer, RotatedQuantizer)
     return quantizer
+
+
+def worst_interval(intervals: Sequence[Interval], target: float) -> Interval:
+    """The estimate farthest from a target, with the hull of all intervals around it."""
+    estimate = max((i.estimate for i in intervals), key=lambda e: abs(e - target))
+    low, high = min(i.low for i in intervals), max(i.high for i in intervals)
+    return Interval(estimate, low, high, intervals[0].n)
