@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -386,21 +388,39 @@ def lloyd_ratio_table(runs: LloydRuns, picked: Mapping[str, Sequence[int]]) -> A
 def lloyd(runs: LloydRuns, *, bits: Sequence[int] = (2, 3, 4, 6)) -> Figure:
     """Excess distortion against Lloyd iterations: a panel a budget, a line a start."""
     shades = ("#A01F1A", "#AE8700", "#254296", "#259ED7", "#037766")
+    lines: dict[str, Any] = {"hue": "start", "palette": dict(zip(runs.starts, shades, strict=True))}
+    lines |= {"estimator": "median", "errorbar": None}
+    lines |= {"marker": "o", "markersize": 4.5, "markeredgewidth": 0}
     fig, axes = plt.subplots(2, 2, figsize=(7.2, 6.4), sharex=True)
+    excess = _excess_frame(runs)
     for ax, n in zip(axes.flat, bits, strict=True):
-        for start, color in zip(runs.starts, shades, strict=True):
-            values = [max(runs.median(start, n, step) - 1, 1e-4) for step in runs.steps]
-            place = np.array(runs.steps) + 1
-            ax.plot(place, values, "o-", color=color, markersize=3.5, label=start)
-        ax.set(xscale="log", yscale="log", ylim=(2e-4, 400), title=f"n = {n}")
+        panel = excess[excess["bits"] == n]
+        sns.lineplot(panel, x="step + 1", y="excess", ax=ax, legend=n == bits[0], **lines)
+        ax.set(xscale="log", yscale="log", ylim=(2e-4, 400), ylabel="", title=f"n = {n}")
         ax.set_xticks([1, 11, 101, 301], ["0", "10", "100", "300"])
         ax.minorticks_off()
-    for ax in axes[1]:
         ax.set_xlabel("Lloyd iterations")
+        ax.label_outer()
     fig.supylabel("excess distortion, D / D(n) − 1", fontsize=12)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=2)
+    _legend_below(fig, axes[0, 0], columns=2)
     return fig
+
+
+def _excess_frame(runs: LloydRuns) -> pd.DataFrame:
+    """A row a start, budget, step and sample; excesses below 1e-4 are drawn there."""
+    rows = [
+        (start, n, step + 1, max(excess - 1, 1e-4))
+        for (start, n, step), samples in runs.excess.items()
+        for excess in samples
+    ]
+    return pd.DataFrame(rows, columns=["start", "bits", "step + 1", "excess"])
+
+
+def _legend_below(fig: Figure, ax: Any, *, columns: int) -> None:
+    """Move the legend of a panel below all of them."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 # Real heads ------------------------------------------------------------------------------------
@@ -453,10 +473,11 @@ def _spread(found: Any) -> list[str]:
     return [*cells, f"{width:.3f}", f"{found.min():.2f} to {found.max():.2f}"]
 
 
-_TURN_LOOKS = {
-    "none": ("none", "x", 0.0),
-    "Hadamard": ("hadamard", "o", -0.17),
-    "Haar": ("haar", "D", 0.17),
+_TURN_NAMES = {"Hadamard": "Hadamard", "none": "no rotation", "Haar": "Haar"}
+_TURN_COLORS = {
+    "Hadamard": plotting.ROTATION_COLORS["hadamard"],
+    "no rotation": plotting.ROTATION_COLORS["none"],
+    "Haar": plotting.ROTATION_COLORS["haar"],
 }
 
 
@@ -465,39 +486,63 @@ def heads(found: HeadErrors, *, bits: int = 4) -> Figure:
     fig, axes = plt.subplots(
         2, len(found.models), figsize=(7.2, 6.0), sharey=True, sharex="col", width_ratios=(8, 8, 16)
     )
+    errors = _heads_frame(found, bits)
     for column, model in zip(axes.T, found.models, strict=True):
         for ax, letter in zip(column, "KV", strict=True):
-            _draw_heads(ax, {t: found.at(bits, letter, t, model) for t in _TURN_LOOKS})
+            panel = errors[(errors["model"] == model) & (errors["letter"] == letter)]
+            _draw_heads(ax, panel, legend=ax is axes[0, 0])
         column[0].set_title(model.replace("rope-lm-saturated", "saturated"))
-        column[1].set_xlabel("head")
+    # Logarithmic only now: seaborn averages in the scale of the axis.
+    axes[0, 0].set(yscale="log", ylim=(0.8, 2.7))
+    ticks = (0.8, 1, 1.2, 1.5, 2, 2.5)
     for ax, label in zip(axes[:, 0], ("keys", "values"), strict=True):
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
         ax.set_ylabel(label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3)
     fig.supylabel(f"relative error / D({bits})", fontsize=12)
+    _legend_below(fig, axes[0, 0], columns=3)
     return fig
 
 
-def _draw_heads(ax: Any, errors: Mapping[str, Any]) -> None:
-    """One model's keys or values; errors by turn, of shape (heads, rotations)."""
+def _heads_frame(found: HeadErrors, bits: int) -> pd.DataFrame:
+    """A row a model, keys or values, head and single rotation."""
+    rows = [
+        (model, letter, head, name, error)
+        for model in found.models
+        for letter in "KV"
+        for turn, name in _TURN_NAMES.items()
+        for head, errors in enumerate(found.at(bits, letter, turn, model))
+        for error in errors
+    ]
+    return pd.DataFrame(rows, columns=["model", "letter", "head", "rotation", "error"])
+
+
+def _draw_heads(ax: Any, errors: pd.DataFrame, *, legend: bool) -> None:
+    """One model's keys or values."""
+    beside: dict[str, Any] = {"x": "head", "y": "error", "hue": "rotation", "ax": ax}
+    beside |= {"hue_order": list(_TURN_COLORS), "palette": _TURN_COLORS}
+    drawn = errors[errors["rotation"] != "no rotation"]
+    dots = {"dodge": True, "jitter": False, "size": 2.2, "alpha": 0.45, "zorder": 1}
+    sns.stripplot(drawn, **beside, **dots, legend=False)
+    means: dict[str, Any] = {"dodge": 0.8 * 2 / 3, "markers": ["o", "X", "D"], "markersize": 5}
+    means |= {"linestyle": "none", "errorbar": _mean_ends, "err_kws": {"linewidth": 1.2}}
+    means |= {"capsize": 0.25, "markeredgewidth": 0, "zorder": 3}
+    sns.pointplot(errors, **beside, **means, legend=legend)
+    if legend:
+        ax.get_legend().set_title("")
     ax.axhline(1, color=plotting.INK, linestyle=(0, (5, 2)), linewidth=1.2, zorder=1)
-    for turn, (key, marker, shift) in _TURN_LOOKS.items():
-        found, color = errors[turn], plotting.ROTATION_COLORS[key]
-        place = np.arange(len(found)) + shift
-        if turn == "none":
-            ax.plot(place, found[:, 0], marker, color=color, label="no rotation")
-            continue
-        across = np.repeat(place, found.shape[1])
-        ax.plot(across, found.ravel(), ".", color=color, alpha=0.3, markersize=3.5, zorder=1)
-        intervals = [mean_interval(head) for head in found]
-        bars = plotting.measured_points(
-            ax, place, intervals, color=color, marker=marker, label=turn
-        )
-        bars.lines[0].set_markersize(4.5)
-    ax.set(yscale="log", ylim=(0.8, 2.7))
-    ax.set_yticks([0.8, 1, 1.2, 1.5, 2, 2.5], ["0.8", "1", "1.2", "1.5", "2", "2.5"])
-    ax.minorticks_off()
     ax.grid(axis="x", visible=False)
+    count = errors["head"].nunique()
+    ax.set_xticks(range(0, count, 5 if count > 8 else 2))
+    ax.set_xlim(-0.6, count - 0.4)
+
+
+def _mean_ends(samples: Any) -> tuple[float, float]:
+    """Ends of the interval of a mean; a single value has none."""
+    if len(samples) < 2:
+        return float(samples.iloc[0]), float(samples.iloc[0])
+    i = mean_interval(samples)
+    return i.low, i.high
 
 
 # Spikes ----------------------------------------------------------------------------------------
