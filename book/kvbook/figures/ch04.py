@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -78,31 +80,36 @@ def coverage_table(found: Coverage) -> Any:
 def grid(found: Grid) -> Figure:
     """Measured variance over the closed form: a panel a kind, nine angles at each dimension."""
     fig, axes = plt.subplots(4, 1, figsize=(7.2, 7.6), sharex=True, sharey=True)
+    points: dict[str, Any] = {"x": "d", "y": "ratio", "hue": "cosine", "legend": False}
+    points |= {"dodge": 0.72, "linestyle": "none", "markersize": 4, "markeredgecolor": "white"}
+    points |= {"markeredgewidth": 0.5, "errorbar": _mean_ends, "err_kws": {"linewidth": 1}}
     for ax, (kind, law) in zip(axes, ch04.VARIANCE_LAWS.items(), strict=True):
-        _draw_grid(ax, found, kind, law)
-    axes[-1].set_xticks(found.dims, [str(d) for d in found.dims])
-    axes[-1].minorticks_off()
+        color, marker = _LOOK[kind]
+        deviations = _deviations_frame(found, kind, law)
+        colors = [color] * len(found.cosines)
+        sns.pointplot(deviations, **points, palette=colors, markers=marker, ax=ax)
+        ax.axhline(1, color=plotting.INK, linestyle=(0, (5, 2)), linewidth=1.2, zorder=1)
+        ax.set_title(_GRID_NAMES[kind], fontsize=12)
+        ax.set(ylim=(0.74, 1.26), yticks=[0.8, 1, 1.2], ylabel="")
     axes[-1].set_xlabel("dimension d (within each: ρ from −1 to 1, left to right)")
     fig.supylabel("measured variance / closed form", fontsize=12)
     return fig
 
 
-def _draw_grid(ax: Any, found: Grid, kind: str, law: ch04.Law) -> None:
-    """One kind of sketch."""
-    (color, marker), variances = _LOOK[kind], found.variances(kind)
-    offsets = 2 ** np.linspace(-0.36, 0.36, len(found.cosines))
-    ax.axhline(1, color=plotting.INK, linestyle=(0, (5, 2)), linewidth=1.2)
+def _deviations_frame(found: Grid, kind: str, law: ch04.Law) -> pd.DataFrame:
+    """A row a dimension, angle and repetition: squared deviation over the variance derived."""
+    parts = []
     for d in found.dims:
-        pairs = zip(variances[d], found.cosines, strict=True)
-        scaled = [_over(interval, law(rho, d)) for interval, rho in pairs]
-        drawn = plotting.measured_points(ax, d * offsets, scaled, color=color, marker=marker)
-        drawn.lines[0].set_markersize(4)
-        for bars in drawn.lines[2]:
-            bars.set_linewidth(1)
-        for cap in drawn.lines[1]:
-            cap.set_markersize(0)
-    ax.set_title(_GRID_NAMES[kind], fontsize=12)
-    ax.set(xscale="log", ylim=(0.74, 1.26), yticks=[0.8, 1, 1.2])
+        for rho, x in zip(found.cosines, found.estimates[kind, d], strict=True):
+            square = (x - x.mean()) ** 2 * x.size / (x.size - 1)
+            parts.append(pd.DataFrame({"d": d, "cosine": rho, "ratio": square / law(rho, d)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _mean_ends(samples: Any) -> tuple[float, float]:
+    """Ends of the interval of a mean."""
+    i = mean_interval(samples)
+    return i.low, i.high
 
 
 def variances(found: Variances) -> Figure:
@@ -287,19 +294,30 @@ _BITS_BOUGHT = {
 def one_more_bit(found: KeyErrors, derived: Mapping[str, float]) -> Figure:
     """What the fourth bit does to the error of a key, measured and derived."""
     fig, ax = plt.subplots(figsize=(7.2, 4.2))
-    for place, (kind, (_, color)) in enumerate(_BITS_BOUGHT.items()):
+    colors = dict(_BITS_BOUGHT.values())
+    bars: dict[str, Any] = {"x": "ratio", "y": "bit", "hue": "bit", "palette": colors}
+    bars |= {"width": 0.62, "saturation": 1, "linewidth": 0, "errorbar": None}
+    sns.barplot(_bits_frame(found), ax=ax, **bars)
+    for place, kind in enumerate(_BITS_BOUGHT):
         measured, law = found.buys(kind, 4).estimate, derived[kind]
-        ax.barh(place, measured, color=color, height=0.62)
         ax.plot([law, law], [place - 0.38, place + 0.38], color=plotting.INK, linewidth=2)
         spot = max(measured, law) + 0.025
         label = ax.text(spot, place, f"{measured:.3f}", va="center", zorder=5)
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
     ax.axvline(1, color=plotting.INK, linewidth=1, linestyle=(0, (5, 2)), zorder=1)
-    ax.set_yticks(range(len(_BITS_BOUGHT)), [name for name, _ in _BITS_BOUGHT.values()])
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.set(xlim=(0, 1.8), xlabel="error of the 4-bit key / error of the 3-bit key")
+    ax.set(xlim=(0, 1.8), xlabel="error of the 4-bit key / error of the 3-bit key", ylabel="")
     return fig
+
+
+def _bits_frame(found: KeyErrors) -> pd.DataFrame:
+    """A row a kind of fourth bit and draw that has it: error over that of the 3-bit key."""
+    rows = [
+        (name, draw[kind, 4] / draw["plain", 3])
+        for kind, (name, _) in _BITS_BOUGHT.items()
+        for draw in found.geometric
+        if (kind, 4) in draw
+    ]
+    return pd.DataFrame(rows, columns=["bit", "ratio"])
 
 
 # Real keys -------------------------------------------------------------------------------------
