@@ -46,7 +46,7 @@ class Page:
             self.keep(name.replace("_", "-"), value)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Any:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Any:
     """A table of ready HTML cells, one sequence of them a row; scrolls where it is too wide."""
     from IPython.display import HTML
 

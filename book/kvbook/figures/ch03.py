@@ -525,7 +525,7 @@ def _draw_heads(ax: Any, errors: pd.DataFrame, *, legend: bool) -> None:
     dots = {"dodge": True, "jitter": False, "size": 2.2, "alpha": 0.45, "zorder": 1}
     sns.stripplot(drawn, **beside, **dots, legend=False)
     means: dict[str, Any] = {"dodge": 0.8 * 2 / 3, "markers": ["o", "X", "D"], "markersize": 5}
-    means |= {"linestyle": "none", "errorbar": _mean_ends, "err_kws": {"linewidth": 1.2}}
+    means |= {"linestyle": "none", "errorbar": plotting.mean_ends, "err_kws": {"linewidth": 1.2}}
     means |= {"capsize": 0.25, "markeredgewidth": 0, "zorder": 3}
     sns.pointplot(errors, **beside, **means, legend=legend)
     if legend:
@@ -535,14 +535,6 @@ def _draw_heads(ax: Any, errors: pd.DataFrame, *, legend: bool) -> None:
     count = errors["head"].nunique()
     ax.set_xticks(range(0, count, 5 if count > 8 else 2))
     ax.set_xlim(-0.6, count - 0.4)
-
-
-def _mean_ends(samples: Any) -> tuple[float, float]:
-    """Ends of the interval of a mean; a single value has none."""
-    if len(samples) < 2:
-        return float(samples.iloc[0]), float(samples.iloc[0])
-    i = mean_interval(samples)
-    return i.low, i.high
 
 
 # Spikes ----------------------------------------------------------------------------------------

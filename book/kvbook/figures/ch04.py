@@ -82,7 +82,7 @@ def grid(found: Grid) -> Figure:
     fig, axes = plt.subplots(4, 1, figsize=(7.2, 7.6), sharex=True, sharey=True)
     points: dict[str, Any] = {"x": "d", "y": "ratio", "hue": "cosine", "legend": False}
     points |= {"dodge": 0.72, "linestyle": "none", "markersize": 4, "markeredgecolor": "white"}
-    points |= {"markeredgewidth": 0.5, "errorbar": _mean_ends, "err_kws": {"linewidth": 1}}
+    points |= {"markeredgewidth": 0.5, "errorbar": plotting.mean_ends, "err_kws": {"linewidth": 1}}
     for ax, (kind, law) in zip(axes, ch04.VARIANCE_LAWS.items(), strict=True):
         color, marker = _LOOK[kind]
         deviations = _deviations_frame(found, kind, law)
@@ -104,12 +104,6 @@ def _deviations_frame(found: Grid, kind: str, law: ch04.Law) -> pd.DataFrame:
             square = (x - x.mean()) ** 2 * x.size / (x.size - 1)
             parts.append(pd.DataFrame({"d": d, "cosine": rho, "ratio": square / law(rho, d)}))
     return pd.concat(parts, ignore_index=True)
-
-
-def _mean_ends(samples: Any) -> tuple[float, float]:
-    """Ends of the interval of a mean."""
-    i = mean_interval(samples)
-    return i.low, i.high
 
 
 def variances(found: Variances) -> Figure:

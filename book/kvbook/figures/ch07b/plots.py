@@ -30,7 +30,6 @@ from kvbook.experiments.ch07b import (
 )
 from kvbook.experiments.ch07b.errors import ANGLE, SQUARED
 from kvbook.experiments.ch07b.planes import FAT, RANK_32
-from kvlib import stats
 from kvlib.measure import metrics
 
 GREY = "#B5B5B5"
@@ -248,7 +247,7 @@ def fat_tails(tails: FatTails) -> Figure:
         one,
         **same,
         markers=[marker for _, marker in FAT_LOOKS.values()],
-        errorbar=mean_ends,
+        errorbar=plotting.mean_ends,
         linewidth=1.3,
         markersize=6.5,
         markeredgecolor="white",
@@ -263,9 +262,3 @@ def fat_tails(tails: FatTails) -> Figure:
     ax.set(xlabel="bits of the key n", ylabel="relative squared error over D(n)", ylim=(0, 2.3))
     ax.legend(loc="upper right", fontsize=11)
     return fig
-
-
-def mean_ends(samples: Any) -> tuple[float, float]:
-    """Ends of the mean's interval, as seaborn asks for them."""
-    interval = stats.mean_interval(samples)
-    return interval.low, interval.high
