@@ -15,6 +15,7 @@ PACKAGES = {"kvlib": Path(kvlib.__file__).parent, "kvbook": Path(kvbook.__file__
 # which must not form a circle.
 ROOMS = (
     "kvlib.lazy",
+    "kvlib.catalogue",
     "kvlib.checks",
     "kvlib.files",
     "kvlib.sources",

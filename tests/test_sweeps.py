@@ -393,7 +393,8 @@ def test_formats_and_metrics_of_ones_own_reach_the_workers(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     get_reusable_executor().shutdown(wait=True)  # workers of an earlier test know no such path
-    monkeypatch.setattr(quantize.registry, "_FORMATS", dict(quantize.registry._FORMATS))
+    formats = quantize.registry._FORMATS
+    monkeypatch.setattr(formats, "rows", dict(formats.rows))
     importlib.import_module("ownmodule")
     grid = Grid(
         schemes=("ownmodule:late", "WHT", "OWN"),
@@ -421,7 +422,8 @@ def test_formats_and_metrics_of_ones_own_reach_the_workers(tmp_path, monkeypatch
 
 
 def test_formats_of_the_main_module_are_refused_in_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(quantize.registry, "_FORMATS", dict(quantize.registry._FORMATS))
+    formats = quantize.registry._FORMATS
+    monkeypatch.setattr(formats, "rows", dict(formats.rows))
 
     def build(bits):
         return quantize.named("KV", bits)

@@ -186,7 +186,10 @@ def mean_ends(samples: ArrayLike) -> tuple[float, float]:
 
     seaborn averages in the scale of the axis: make an axis logarithmic after drawing on it.
     """
-    interval = mean_interval(samples)
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 1:  # a single value has no interval
+        return float(values[0]), float(values[0])
+    interval = mean_interval(values)
     return interval.low, interval.high
 
 
