@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from numpy.typing import NDArray
 
 from kvbook import plotting
@@ -110,14 +112,19 @@ def captured_thresholds(
     """Heads in the plane of both thresholds' numbers; ratio of errors, foretold and measured."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.5), width_ratios=(1.1, 1))
     _draw_heads_and_thresholds(left, heads, dim)
-    for name in heads.facts:
-        for n, size in zip((2, 3, 4), (7, 5.5, 4), strict=True):
-            ratio = foretold[name, "orthogonal", n] / foretold[name, "plain", n]
-            measured = heads.over_plain("orthogonal", n, [name])
-            label = MODELS[name].label if n == 2 else None
-            style = {"marker": MODELS[name].marker, "color": MODELS[name].color, "markersize": size}
-            edge = {"markeredgecolor": "white", "markeredgewidth": 0.5, "linestyle": "none"}
-            right.plot(ratio, measured, label=label, **style, **edge)
+    frame = pd.concat(
+        pd.DataFrame(
+            {
+                "predicted": foretold[name, "orthogonal", n] / foretold[name, "plain", n],
+                "measured": heads.over_plain("orthogonal", n, [name]),
+                "model": MODELS[name].label,
+                "n": n,
+            }
+        )
+        for name in heads.facts
+        for n in (2, 3, 4)
+    )
+    _scatter_by_model(right, frame, size="n", sizes={2: 49, 3: 30, 4: 16})
     ends = [0.35, 2.5]
     plotting.theory_line(right, ends, ends, label=None)
     right.axhline(1, color=plotting.MUTED, linewidth=1)
@@ -127,8 +134,30 @@ def captured_thresholds(
     for set_ticks in (right.set_xticks, right.set_yticks):
         _plain_ticks(set_ticks, (0.5, 1, 2))
     right.minorticks_off()
-    right.legend(loc="upper left", fontsize=10)
     return fig
+
+
+def _scatter_by_model(ax: Any, frame: pd.DataFrame, **options: Any) -> None:
+    """Measured against predicted, a mark a row, in the colour and marker of its model.
+
+    The frame has columns "predicted", "measured" and "model" (a label).
+    """
+    shown_models = [model for model in MODELS.values() if model.label in set(frame["model"])]
+    sns.scatterplot(
+        frame,
+        x="predicted",
+        y="measured",
+        hue="model",
+        palette={model.label: model.color for model in shown_models},
+        style="model",
+        markers={model.label: model.marker for model in shown_models},
+        ax=ax,
+        zorder=3,
+        **options,
+    )
+    handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    labels = [model.label for model in shown_models]
+    ax.legend([handles[label] for label in labels], labels, loc="upper left", fontsize=10)
 
 
 def _draw_heads_and_thresholds(ax: Any, heads: HeadErrors, dim: int) -> None:
@@ -210,14 +239,20 @@ def split(synthetic: Mapping[float, SplitErrors], captured: Mapping[str, SplitEr
     left.set(xticks=[-4, -2, 0, 2, 4], title="Synthetic")
     left.legend(title="logit spread", fontsize=10, title_fontsize=10, ncols=2)
     ends = (-3.2, 1.8)
-    for name, found in captured.items():
-        model, edge = MODELS[name], {"markeredgecolor": "white", "label": MODELS[name].label}
-        x, y = found.predicted_difference(), found.measured_difference()
-        right.plot(x, y, model.marker, color=model.color, **edge)
+    frame = pd.concat(
+        pd.DataFrame(
+            {
+                "predicted": found.predicted_difference(),
+                "measured": found.measured_difference(),
+                "model": MODELS[name].label,
+            }
+        )
+        for name, found in captured.items()
+    )
+    _scatter_by_model(right, frame, s=42)
     plotting.theory_line(right, ends, ends, label=None)
     right.set(xlabel=r"predicted $\log_4(a/b)$", ylabel="measured", xlim=ends, ylim=ends)
     right.set_title("Captured: best $n_K-n_V$")
-    right.legend(loc="upper left", fontsize=10)
     return fig
 
 
