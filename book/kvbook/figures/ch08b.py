@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from numpy.typing import NDArray
 
 from kvbook import plotting
@@ -204,35 +206,56 @@ def ratios(heads: Damage) -> Any:
     _draw_ratios(axes[1], heads, "output")
     ours = plotting.SCHEME_COLORS["C-EDEN"]
     for ax, title in zip(axes, ("KL of attention", "Output error"), strict=True):
-        ax.axhline(1, color=ours, linewidth=2)
-        ax.set(yscale="log", title=title, xticks=heads.budgets, xlim=(1.6, 4.4), ylim=(0.8, 17))
+        ax.axhline(1, color=ours, linewidth=2, zorder=1)
+        ax.set(yscale="log", title=title, ylim=(0.8, 17), xlabel="budget n (bits a coordinate)")
         _plain_ticks(ax.set_yticks, (1, 1.5, 2, 3, 5, 8))
         ax.minorticks_off()
-        ax.set_xlabel("budget n (bits a coordinate)")
     axes[0].set_ylabel("times that of C-EDEN")
-    axes[0].text(4.35, 0.93, "C-EDEN", color=ours, ha="right", va="top")
+    axes[0].text(0.98, 0.93, "C-EDEN", color=ours, ha="right", va="top", transform=_across(axes[0]))
     handles, labels = axes[0].get_legend_handles_labels()
     axes[0].legend(handles[:3], labels[:3], loc="upper left", fontsize=10.5, borderpad=0)
     axes[1].legend(handles[3:], labels[3:], loc="upper left", fontsize=10.5, borderpad=0)
     return fig
 
 
+def _across(ax: Any) -> Any:
+    """Coordinates that are a share of the width in x and data in y."""
+    return ax.get_yaxis_transform()
+
+
 def _draw_ratios(ax: Any, heads: Damage, what: ch08b.What) -> None:
-    """Gains with their intervals, a line a scheme; an orthogonal QKQV has open markers."""
-    for j, (scheme, look) in enumerate(RATIO_LINES.items()):
-        color = plotting.SCHEME_COLORS[look]
-        points = plotting.measured_points(
-            ax,
-            np.array(heads.budgets) + 0.09 * (j - 2),
-            [heads.gain(scheme, n, what) for n in heads.budgets],
-            color=color,
-            marker=plotting.SCHEME_MARKERS[look],
-            connect=True,
-            label=scheme.replace("KQV, orthogonal", "KQV, orthog."),
-        )
-        if scheme == QKQV:
-            points[0].set(markeredgecolor=color, markeredgewidth=1.5, linestyle=(0, (4, 2)))
-            points[0].set(markerfacecolor="white")
+    """Geometric means over heads with their intervals; an orthogonal QKQV has open markers."""
+    frame = pd.concat(
+        pd.DataFrame({"n": n, "scheme": scheme, "gain": heads.gains(scheme, n, what)})
+        for scheme in RATIO_LINES
+        for n in heads.budgets
+    )
+    frame["scheme"] = frame["scheme"].str.replace("KQV, orthogonal", "KQV, orthog.")
+    sns.pointplot(
+        frame,
+        x="n",
+        y="gain",
+        hue="scheme",
+        palette=[plotting.SCHEME_COLORS[look] for look in RATIO_LINES.values()],
+        markers=[plotting.SCHEME_MARKERS[look] for look in RATIO_LINES.values()],
+        linestyles=["--" if scheme == QKQV else "-" for scheme in RATIO_LINES],
+        estimator=lambda gains: geometric_mean_interval(gains).estimate,
+        errorbar=_geometric_ends,
+        dodge=0.36,
+        capsize=0.08,
+        markersize=6.5,
+        linewidth=1.2,
+        err_kws={"linewidth": 1.2},
+        ax=ax,
+    )
+    for line in (line for line in ax.lines if line.get_linestyle() == "--"):
+        line.set(markerfacecolor="white", markeredgewidth=1.5)
+
+
+def _geometric_ends(gains: Any) -> tuple[float, float]:
+    """Both ends of the interval of a geometric mean, as an error bar of seaborn's."""
+    interval = geometric_mean_interval(gains)
+    return interval.low, interval.high
 
 
 def second_order_table(gaussian: Damage, dim: int) -> Any:
