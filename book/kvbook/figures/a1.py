@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 
 from kvbook import plotting
 from kvbook.experiments import a1
@@ -214,25 +216,48 @@ def _comparison_row(timings: Timings, work: str, impl: str) -> list[str]:
 
 def inputs(timings: Timings) -> Any:
     """Error over D(n) on every kind of input, a panel a budget."""
-    families = timings.families
-    places = np.arange(len(families))[::-1]
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 5.0), sharey=True)
     for ax, n in zip(axes, (2, 4), strict=True):
-        best = codebooks.lloyd_max(DIM, n).distortion
-        for i, (impl, label) in enumerate(INPUT_LABELS.items()):
-            color, marker = STYLE[impl]
-            x = [timings.input_error(impl, n, family) / best for family in families]
-            ax.plot(x, places + 0.3 - 0.1 * i, marker, color=color, ms=5.5, label=label)
+        _draw_inputs(ax, timings, n)
         ax.axvline(1, **IDEAL)
-        ax.set(xscale="log", title=f"n = {n}", xlabel="relative error / D(n)")
+        ax.set(xscale="log", title=f"n = {n}", xlabel="relative error / D(n)", ylabel="")
         ticks = (0.5, 1, 2, 5, 10) if n == 2 else (0.5, 1, 2, 5, 10, 20, 50)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-        ax.set_yticks(places, families)
+        ax.grid(axis="y")
     handles, labels = axes[0].get_legend_handles_labels()
     options = {"ncols": 3, "handletextpad": 0.3, "columnspacing": 1.2}
     fig.legend(handles, labels, loc="outside lower center", **options)
+    for ax in axes:
+        ax.get_legend().remove()
     return fig
+
+
+def _draw_inputs(ax: Any, timings: Timings, bits: int) -> None:
+    """A marker an implementation and kind of input, those of one kind below each other."""
+    best = codebooks.lloyd_max(DIM, bits).distortion
+    frame = pd.DataFrame(
+        [
+            (family, label, timings.input_error(impl, bits, family) / best)
+            for family in timings.families
+            for impl, label in INPUT_LABELS.items()
+        ],
+        columns=["input", "whose", "error"],
+    )
+    sns.pointplot(
+        frame,
+        x="error",
+        y="input",
+        hue="whose",
+        palette=[STYLE[impl][0] for impl in INPUT_LABELS],
+        markers=[STYLE[impl][1] for impl in INPUT_LABELS],
+        linestyle="none",
+        errorbar=None,
+        dodge=0.6,
+        markersize=5.5,
+        markeredgewidth=1,
+        ax=ax,
+    )
 
 
 def inputs_table(timings: Timings) -> Any:
