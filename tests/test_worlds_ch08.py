@@ -10,7 +10,7 @@ from kvbook.experiments.ch08 import Cell
 from worlds import about
 
 from kvlib.data.captured import KVCache
-from kvlib.quantize import RotatedQuantizer
+from kvlib.quantize import BlockQuantizer, RotatedQuantizer
 
 
 def doctored_errors(holds):
@@ -99,23 +99,20 @@ def test_a_flat_mean_shares_the_squared_bias_of_its_one_point():
     assert found.estimate == pytest.approx(ch08.flat_mean_law(2, 0.5), rel=0.1)
 
 
-def test_equal_steps_of_the_own_range_keep_its_ends():
-    v = np.random.default_rng(2).standard_normal((5, 16)).astype(np.float16).astype(np.float32)
-    v_hat = ch08.uniform_min_max(v, 8)
-    assert (v_hat.min(-1) == v.min(-1)).all()
-    assert np.abs(v_hat - v).max() < 0.03
-
-
 def test_heads_are_measured_as_foretold():
     caches, seeds = {"tiny": tiny_cache()}, np.random.SeedSequence(3).spawn(1)
     haar = partial(RotatedQuantizer, rotation="haar")  # what the law averages over
     ways = {"plain": haar, "unbiased": partial(haar, scale="unbiased")}
-    heads = ch08.measure_heads(caches, ways, (2,), draws=2000, seeds=seeds)
+    fixed = {"min-max": BlockQuantizer}
+    heads = ch08.measure_heads(caches, ways, (2,), fixed=fixed, draws=2000, seeds=seeds)
     foretold = ch08.predict_heads(caches, (2,))
     assert heads.dims.tolist() == [16] * 4
     assert (heads.fact("effective_tokens") > 1).all()
     for way in ways:
         np.testing.assert_allclose(heads.of(way, 2), foretold["tiny", way, 2], rtol=0.1)
+    # A least number and a step where the plain code has a norm: one more of 16 bits for 16 numbers.
+    more = heads.priced("min-max", 2) / heads.over_plain("min-max", 2)
+    np.testing.assert_allclose(more, 4)
 
 
 def test_a_split_has_every_budget_and_the_exact_arrays():

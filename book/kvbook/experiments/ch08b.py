@@ -28,7 +28,7 @@ from kvlib.data.heads import Head
 from kvlib.data.heads import heads as heads_of
 from kvlib.data.synthetic import Family
 from kvlib.measure import attention, metrics
-from kvlib.quantize import RotatedQuantizer, Scheme, codebooks, named
+from kvlib.quantize import Quantizer, RotatedQuantizer, Scheme, codebooks, named
 from kvlib.stats import Interval, geometric_mean_interval, mean_interval
 
 FloatArray = NDArray[np.float64]
@@ -355,7 +355,7 @@ def damage_of_rows(
 ) -> FloatArray:
     """KL of each row and squared error of each output: axes (2, scheme, row)."""
     exact, found = attention.attention_output(q, k, v, causal=causal), []
-    keys: dict[RotatedQuantizer, tuple[FloatArray, FloatArray]] = {}
+    keys: dict[Quantizer, tuple[FloatArray, FloatArray]] = {}
     for scheme in schemes:
         if scheme.key not in keys:  # schemes with equal keys share them
             k_hat = scheme.key.encode(k, seed=2 * seed).decode()
@@ -590,7 +590,7 @@ def measure_prefix_mean(heads: RealHeads, scheme: Scheme, prefix: int, seeds: Se
     return np.array(found)
 
 
-def _around_prefix_mean(x: Vectors, quantizer: RotatedQuantizer, prefix: int, seed: int) -> Vectors:
+def _around_prefix_mean(x: Vectors, quantizer: Quantizer, prefix: int, seed: int) -> Vectors:
     """Vectors stored as deviations from the mean of the first ones, kept in half precision."""
     mean = x[:prefix].mean(axis=0).astype(np.float16).astype(np.float32)
     return np.asarray(quantizer.encode(x - mean, seed=seed).decode() + mean)

@@ -36,7 +36,6 @@ from kvbook.experiments.ch08.heads import (
     measure_heads,
     output_energy,
     own_range_over_lloyd_max,
-    uniform_min_max,
     worst_centred,
 )
 from kvbook.experiments.ch08.sharing import (
@@ -137,6 +136,5 @@ __all__ = [
     "threshold_grid",
     "threshold_law",
     "unequal_weights_law",
-    "uniform_min_max",
     "worst_centred",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from kvbook.experiments.ch08.storing import FloatArray, Vectors, Way, stored
 from kvlib.data.captured import KVCache
 from kvlib.data.heads import with_windows
 from kvlib.measure import attention, metrics
-from kvlib.quantize import codebooks
+from kvlib.quantize import BlockQuantizer, bits_per_coordinate, codebooks
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,25 @@ class HeadFacts:
 class HeadErrors:
     """Relative squared output errors of the heads of several models.
 
-    ``facts`` by model; ``errors`` by (model, way, bits), each of shape (heads,).
+    ``facts`` by model; ``errors`` by (model, way, bits), each of shape (heads,); ``bits`` the same
+    way, stored bits a coordinate, counted from the bytes.
     """
 
     facts: Mapping[str, HeadFacts]
     errors: Mapping[tuple[str, str, int], FloatArray]
+    bits: Mapping[tuple[str, str, int], float]
+
+    def priced(self, way: str, bits: int, over: str = "plain") -> FloatArray:
+        """Error of a way over that of another, what it stores more priced at a factor of 4 a bit.
+
+        One number a head.
+        """
+        extra = [
+            np.full(facts.signal.size, self.bits[model, way, bits] - self.bits[model, over, bits])
+            for model, facts in self.facts.items()
+        ]
+        ratio = self.of(way, bits) / self.of(over, bits)
+        return np.asarray(ratio * 4 ** np.concatenate(extra))
 
     def of(self, way: str, bits: int, models: Iterable[str] | None = None) -> FloatArray:
         """Errors of a way to store values, the heads of all models (or of some) in a row."""
@@ -119,38 +134,31 @@ def head_facts(p: Vectors, v: Vectors) -> HeadFacts:
     )
 
 
-def uniform_min_max(v: Vectors, bits: int) -> Vectors:
-    """A token's own range in equal steps, without rotation: what many caches do today."""
-    low = v.min(axis=-1, keepdims=True).astype(np.float16).astype(v.dtype)
-    span = v.max(axis=-1, keepdims=True) - low
-    step = (span / (2**bits - 1)).astype(np.float16).astype(v.dtype)
-    return np.asarray(low + step * np.clip(np.rint((v - low) / step), 0, 2**bits - 1))
-
-
 def measure_heads(
     caches: Mapping[str, KVCache],
     ways: Mapping[str, Way],
     bits: Iterable[int],
     *,
+    fixed: Mapping[str, Way],
     draws: int,
     seeds: Sequence[SeedSequence],
 ) -> HeadErrors:
     """Output errors of captured heads with exact attention rows, averaged over draws.
 
-    Besides ``ways`` there is "min-max", :func:`uniform_min_max`, which has nothing to draw. One
-    seed a cache; the draws of a cache serve all ways and budgets.
+    Ways in ``fixed`` have nothing to draw. One seed a cache; the draws of a cache serve all ways
+    and budgets.
     """
-    budgets, facts, errors = tuple(bits), {}, {}
+    budgets, facts, errors, stored_bits = tuple(bits), {}, {}, {}
     for (model, cache), child in zip(caches.items(), seeds, strict=True):
         p, v = exact_rows(cache)
         facts[model] = head_facts(p, v)
         signal, states = facts[model].signal, child.generate_state(draws)
-        for n in budgets:
-            for name, way in ways.items():
-                each = [output_energy(p, stored(v, way(n), s) - v) / signal for s in states]
-                errors[model, name, n] = np.mean(each, axis=0)
-            errors[model, "min-max", n] = output_energy(p, uniform_min_max(v, n) - v) / signal
-    return HeadErrors(facts, errors)
+        for n, (name, way) in product(budgets, {**ways, **fixed}.items()):
+            drawn = states[:1] if name in fixed else states
+            each = [output_energy(p, stored(v, way(n), s) - v) / signal for s in drawn]
+            errors[model, name, n] = np.mean(each, axis=0)
+            stored_bits[model, name, n] = bits_per_coordinate(way(n).encode(v))
+    return HeadErrors(facts, errors, stored_bits)
 
 
 def output_energy(p: Vectors, e: Vectors) -> FloatArray:
@@ -161,7 +169,8 @@ def output_energy(p: Vectors, e: Vectors) -> FloatArray:
 def own_range_over_lloyd_max(bits: int, dim: int, seed: SeedSequence) -> float:
     """Error of each vector's own range in equal steps over D(bits), on Gaussian vectors."""
     x = np.random.default_rng(seed).standard_normal((4000, dim))
-    error = float(metrics.aggregate_relative_mse(x, uniform_min_max(x, bits)))
+    x_hat = BlockQuantizer(bits).encode(x).decode()
+    error = float(metrics.aggregate_relative_mse(x, x_hat))
     return error / codebooks.lloyd_max(dim, bits).distortion
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvlib.data import synthetic
-from kvlib.quantize import RotatedQuantizer
+from kvlib.quantize import Quantizer
 
 FloatArray = NDArray[np.float64]
 Vectors = NDArray[Any]
 """Values, keys or queries in float32, shape (..., tokens, d)."""
-Way = Callable[[int], RotatedQuantizer]
+Way = Callable[[int], Quantizer]
 """A way to store vectors: the quantizer of each budget."""
 DIM = 128
 """Coordinates of the synthetic values."""
@@ -25,6 +25,6 @@ def common_mean(share: float) -> synthetic.Family:
     return synthetic.common_mean(share) if share else synthetic.GAUSSIAN
 
 
-def stored(x: Vectors, quantizer: RotatedQuantizer, seed: int) -> Vectors:
+def stored(x: Vectors, quantizer: Quantizer, seed: int) -> Vectors:
     """Vectors after storage; ``seed`` draws the rotation and the sketch that all of them share."""
     return quantizer.encode(x, seed=int(seed)).decode()
