@@ -9,19 +9,22 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import TwoSlopeNorm
+import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from kvbook import plotting
 from kvbook.experiments import ch07
 from kvbook.models import MODELS
+from kvlib import stats
 from kvlib.checks import FloatArray
 
+REGIMES = list(ch07.REGIMES)
+INTERACTIONS = 6
+"""Rows of the effects from here on are interactions."""
 REGIME_COLORS = dict(
     zip(
-        ch07.REGIMES,
+        REGIMES,
         (
             "#2B2B2B",
             "#A01F1A",
@@ -37,38 +40,69 @@ REGIME_COLORS = dict(
         strict=True,
     )
 )
-REGIME_MARKERS = dict(zip(ch07.REGIMES, "osDv^<>Pd*", strict=True))
-BUDGET_COLORS = {2: "#5F3B91", 3: "#9A7BC4", 4: "#C9A227"}
-BOX_COLORS = {"4 bits": "#AA1F10", "3 + QJL, Gaussian": "#5F3B91", "3 + QJL, Hadamard": "#B9A0DA"}
+REGIME_MARKERS = dict(zip(REGIMES, "osDv^<>Pd*", strict=True))
+BUDGET_COLORS = {2: plotting.SCHEME_COLORS["QKQV"], 3: "#9A7BC4", 4: "#C9A227"}
+BOX_COLORS = {
+    "4 bits": plotting.SCHEME_COLORS["KQV"],
+    "3 + QJL, Gaussian": plotting.SCHEME_COLORS["QKQV"],
+    "3 + QJL, Hadamard": "#B9A0DA",
+}
 
 
 def effects(found: Mapping[str, FloatArray]) -> Figure:
     """Factors of the choices on KL, a row each; interactions below the line."""
     fig, ax = plt.subplots(figsize=(7.6, 8.2))
-    for row, logs in enumerate(found.values()):
-        for f, name in enumerate(ch07.REGIMES):
-            i = ch07.ratio_interval(logs[:, f])
-            y = row + (f - 4.5) * 0.078
-            ax.plot([i.low, i.high], [y, y], color=REGIME_COLORS[name], linewidth=1.3)
-            ax.plot(i.estimate, y, REGIME_MARKERS[name], color=REGIME_COLORS[name], markersize=5)
+    sns.pointplot(
+        _factors(found),
+        x="factor",
+        y="choice",
+        hue="regime",
+        palette=REGIME_COLORS,
+        markers=list(REGIME_MARKERS.values()),
+        linestyle="none",
+        dodge=0.7,
+        # seaborn averages what is on a logarithmic axis as logs: a geometric mean and its interval.
+        log_scale=(True, False),
+        errorbar=_mean_ends,
+        markersize=7,
+        markeredgewidth=0,
+        err_kws={"linewidth": 1.3},
+        ax=ax,
+    )
     ax.axvline(1, color=plotting.INK, linewidth=1)
-    ax.axhline(5.5, color=plotting.MUTED, linewidth=0.8)
+    ax.axhline(INTERACTIONS - 0.5, color=plotting.MUTED, linewidth=0.8)
     for row in range(1, len(found)):
         ax.axhline(row - 0.5, color="#DDDDDD", linewidth=0.6)
-    ax.set_xscale("log")
     ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.set(xlabel="factor on the mean KL (below 1: better)", yticks=range(len(found)))
-    ax.set_yticklabels(list(found))
-    ax.invert_yaxis()
+    ax.set(xlabel="factor on the mean KL (below 1: better)", ylabel=None)
     ax.grid(axis="y", visible=False)
-    handles = [
-        Line2D([], [], color=REGIME_COLORS[n], marker=REGIME_MARKERS[n], label=n, linestyle="")
-        for n in ch07.REGIMES
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=4)
+    handles, labels = _take_legend(ax)
+    fig.legend(handles, labels, loc="outside lower center", ncols=4)
     return fig
+
+
+def _factors(found: Mapping[str, FloatArray]) -> pd.DataFrame:
+    """A row for each choice, regime and repetition."""
+    wide = {choice: pd.DataFrame(np.exp(logs), columns=REGIMES) for choice, logs in found.items()}
+    long = pd.concat(wide, names=["choice", "repetition"]).melt(
+        var_name="regime", value_name="factor", ignore_index=False
+    )
+    return long.reset_index()
+
+
+def _take_legend(ax: Any) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the legend of an axis, which loses it."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+    return handles, labels
+
+
+def _mean_ends(sample: pd.Series) -> tuple[float, float]:
+    """Ends of the interval of a mean, as seaborn asks for them."""
+    interval = stats.mean_interval(sample)
+    return interval.low, interval.high
 
 
 def alignment(
@@ -129,62 +163,90 @@ def _draw_heads(ax: Any, heads: Sequence[ch07.HeadRatio]) -> None:
 def win_map(factorial: ch07.Factorial, family: ch07.Family) -> Figure:
     """KL of QKQV over KQV by regime, budget and spread, and where it is decided which is lower."""
     fig, axes = plt.subplots(2, 1, figsize=(7.6, 8.4))
+    columns = list(product(range(len(ch07.SPREADS)), ch07.BUDGETS))
     for ax, sketch in zip(axes, ch07.SKETCHED, strict=True):
-        _draw_win_map(fig, ax, factorial, family, sketch)
+        mean = ch07.penalty(factorial, 128, sketch).mean(axis=0) / math.log(2)
+        ratios = np.stack([mean[ch07.BUDGETS.index(n), :, spread] for spread, n in columns], axis=1)
+        labels = [str(n) for _, n in columns]
+        sns.heatmap(
+            pd.DataFrame(ratios, index=REGIMES, columns=labels),
+            cmap="PuOr_r",
+            vmin=-4,
+            vmax=4,
+            cbar=False,
+            ax=ax,
+        )
+        for (f, name), (column, (spread, n)) in product(enumerate(REGIMES), enumerate(columns)):
+            side = family.side(ch07.Comparison(128, sketch, n, name, spread))
+            if side <= 0:
+                _mark_decision(ax, column + 0.5, f + 0.5, side, float(ratios[f, column]))
+        _finish_win_map(ax, f"{sketch.capitalize()} sketch")
     axes[1].set_xlabel("budget n, at each logit spread")
+    bar = fig.colorbar(axes[0].collections[0], ax=axes, ticks=[-4, -2, 0, 2, 4], aspect=40)
+    bar.ax.set_yticklabels(["1/16", "1/4", "1", "4", "16"])
+    bar.outline.set_visible(False)
     return fig
 
 
-def _draw_win_map(
-    fig: Figure, ax: Any, factorial: ch07.Factorial, family: ch07.Family, sketch: str
-) -> None:
-    mean = ch07.penalty(factorial, 128, sketch).mean(axis=0) / math.log(2)
-    grid = np.concatenate([mean[..., i].T for i in range(len(ch07.SPREADS))], axis=1)
-    image = ax.imshow(grid, cmap="PuOr_r", norm=TwoSlopeNorm(0, -4, 4), aspect="auto")
-    for f, name in enumerate(ch07.REGIMES):
-        for i, n in product(range(len(ch07.SPREADS)), ch07.BUDGETS):
-            column = 6 * i + n - 1
-            side = family.side(ch07.Comparison(128, sketch, n, name, i))
-            ink = "white" if abs(grid[f, column]) > 2.4 else plotting.INK
-            if side == 0:
-                ax.plot(column, f, "x", color=ink, markersize=6)
-            elif side < 0:
-                ax.plot(column, f, "o", markerfacecolor="none", color=ink, markersize=8)
-    for line in (5.5, 11.5):
-        ax.axvline(line, color="white", linewidth=4)
-    ax.set_xticks(range(18), [str(n) for n in ch07.BUDGETS] * 3)
-    ax.set_yticks(range(len(ch07.REGIMES)), list(ch07.REGIMES))
-    ax.grid(visible=False)
-    ax.set_title(f"{sketch.capitalize()} sketch", pad=24)
-    for i, label in enumerate(ch07.SPREADS):
-        ax.text(6 * i + 2.5, -0.72, label, ha="center", va="bottom", fontsize=11)
-    bar = fig.colorbar(image, ax=ax, ticks=[-4, -2, 0, 2, 4])
-    bar.ax.set_yticklabels(["1/16", "1/4", "1", "4", "16"])
+def _mark_decision(ax: Any, x: float, y: float, side: int, ratio: float) -> None:
+    """A circle where QKQV is ahead, a cross where it is undecided."""
+    marker, size = ("x", 6) if side == 0 else ("o", 8)
+    ink = "white" if abs(ratio) > 2.4 else plotting.INK
+    ax.plot(x, y, marker, fillstyle="none", color=ink, markersize=size)
+
+
+def _finish_win_map(ax: Any, title: str) -> None:
+    """Part the spreads, and name them."""
+    width = len(ch07.BUDGETS)
+    for i, spread in enumerate(ch07.SPREADS):
+        if i:
+            ax.axvline(width * i, color="white", linewidth=4)
+        ax.text(width * (i + 0.5), -0.22, spread, ha="center", va="bottom", fontsize=11)
+    ax.tick_params(left=False, bottom=False, rotation=0)
+    ax.set_title(title, pad=24)
 
 
 def boxes(factorial: ch07.Factorial) -> Figure:
     """The paper's boxplots: four bits against three and a sketch, a panel a dimension."""
-    cells = dict(zip(BOX_COLORS, (ch07.WHT, *ch07.SKETCHED.values()), strict=True))
     fig, axes = plt.subplots(2, 2, figsize=(7.6, 6.4), sharey=True)
     for ax, (dim, low) in zip(axes.flat, ch07.LOW_RANK.items(), strict=True):
-        for j, (label, cell) in enumerate(cells.items()):
-            kl = factorial.kl[dim, cell, 4][:, :, ch07.MODERATE, 0]
-            data = kl[:, [ch07.regime_index(dim, name) for name in ch07.trio(dim)]]
-            drawn = ax.boxplot(
-                list(data.T),
-                positions=np.arange(3) + (j - 1) * 0.27,
-                widths=0.22,
-                patch_artist=True,
-                flierprops={"marker": ".", "markersize": 4},
-                medianprops={"color": "black"},
-            )
-            for box in drawn["boxes"]:
-                box.set(facecolor=BOX_COLORS[label], alpha=0.85)
-        ax.set_yscale("log")
+        sns.boxplot(
+            _head_kl(factorial, dim),
+            x="keys",
+            y="KL",
+            hue="bits",
+            palette=BOX_COLORS,
+            saturation=1,
+            gap=0.15,
+            legend=dim == 2,
+            boxprops={"alpha": 0.85},
+            linewidth=1,
+            linecolor="black",
+            flierprops={"marker": ".", "markersize": 4},
+            ax=ax,
+        )
         ax.set_xticks(range(3), ["Gaussian", "heavy tail", f"low rank ({low.split()[1]})"])
-        ax.set_title(f"d={dim}")
+        ax.set(title=f"d={dim}", xlabel=None, ylabel=None)
+    # Only now: on a logarithmic axis seaborn would take whiskers and fliers of the logs.
+    axes[0, 0].set_yscale("log")
     for ax in axes[:, 0]:
         ax.set_ylabel("mean KL of a head, nats")
-    handles = [Patch(facecolor=c, alpha=0.85) for c in BOX_COLORS.values()]
-    fig.legend(handles, list(BOX_COLORS), loc="outside lower center", ncols=3)
+    handles, labels = _take_legend(axes[0, 0])
+    fig.legend(handles, labels, loc="outside lower center", ncols=3)
     return fig
+
+
+def _head_kl(factorial: ch07.Factorial, dim: int) -> pd.DataFrame:
+    """KL of a head at four bits in all, moderate spread: a row a cell, regime and repetition."""
+    cells = dict(zip(BOX_COLORS, (ch07.WHT, *ch07.SKETCHED.values()), strict=True))
+    columns = [ch07.regime_index(dim, name) for name in ch07.trio(dim)]
+    found = {
+        bits: pd.DataFrame(
+            factorial.kl[dim, cell, 4][:, columns, ch07.MODERATE, 0], columns=ch07.trio(dim)
+        )
+        for bits, cell in cells.items()
+    }
+    long = pd.concat(found, names=["bits", "repetition"]).melt(
+        var_name="keys", value_name="KL", ignore_index=False
+    )
+    return long.reset_index()

@@ -29,6 +29,8 @@ class AttentionRows:
         Queries, scaled so that the logits ``q k^T`` of a head have standard deviation one.
     logits : array, shape (..., query, token)
         Centred in each row.
+    top : array, shape (..., query)
+        The key with the largest logit.
     spreads : tuple of float
         Factors on the logits.
     log_p, p : tuple of array, shape (..., query, token)
@@ -37,6 +39,7 @@ class AttentionRows:
 
     q: NDArray[Any]
     logits: NDArray[Any]
+    top: NDArray[np.intp]
     spreads: tuple[float, ...]
     log_p: tuple[NDArray[Any], ...]
     p: tuple[NDArray[Any], ...]
@@ -49,7 +52,8 @@ class AttentionRows:
         unit = 1 / np.sqrt((logits**2).mean(axis=(-1, -2), keepdims=True))
         logits = logits * unit
         log_p = tuple(_log_softmax(spread * logits) for spread in spreads)
-        return cls(q * unit, logits, tuple(spreads), log_p, tuple(np.exp(x) for x in log_p))
+        p = tuple(np.exp(x) for x in log_p)
+        return cls(q * unit, logits, logits.argmax(axis=-1), tuple(spreads), log_p, p)
 
     def logit_errors(self, key_error: NDArray[Any]) -> NDArray[Any]:
         """Errors (..., query, token) of the unscaled logits, from errors of the keys."""
@@ -76,8 +80,7 @@ class AttentionRows:
 
     def top_missed(self, delta: NDArray[Any]) -> NDArray[np.float64]:
         """Share of the queries of a head whose top key changes, shape (...)."""
-        moved = (self.logits + delta).argmax(axis=-1) != self.logits.argmax(axis=-1)
-        return np.asarray(moved.mean(axis=-1))
+        return np.asarray(((self.logits + delta).argmax(axis=-1) != self.top).mean(axis=-1))
 
 
 def _log_softmax(z: NDArray[Any]) -> NDArray[Any]:
