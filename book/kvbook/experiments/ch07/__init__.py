@@ -139,7 +139,6 @@ from kvbook.experiments.ch07.regimes import (
     ORDINARY,
     REGIMES,
     SPIKE,
-    children,
     draw_keys,
     regime_index,
     regimes_at,
@@ -155,6 +154,7 @@ from kvbook.experiments.ch07.theory import (
     second_order_ratio_law,
     sketch_constant,
 )
+from kvbook.experiments.common import children
 
 __all__ = [
     "ALIGNED",

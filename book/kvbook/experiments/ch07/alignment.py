@@ -19,8 +19,9 @@ from kvbook.experiments.ch07.cells import (
 )
 from kvbook.experiments.ch07.factorial import OUTPUT_DIM as DIM
 from kvbook.experiments.ch07.inference import ratio_interval
-from kvbook.experiments.ch07.regimes import children, dots
+from kvbook.experiments.ch07.regimes import dots
 from kvbook.experiments.ch07.rows import DIFFUSE, SPREADS, AttentionRows
+from kvbook.experiments.common import children
 from kvbook.models import MODELS
 from kvlib.data import heads, synthetic
 from kvlib.measure import attention

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kvbook.experiments.ch07.cells import SKETCHED, WHT, reconstruction_errors
 from kvbook.experiments.ch07.inference import ratio_interval
-from kvbook.experiments.ch07.regimes import EXTREME, GAUSSIAN, HEAVY, children
+from kvbook.experiments.ch07.regimes import EXTREME, GAUSSIAN, HEAVY
+from kvbook.experiments.common import children
 from kvlib import stats
 from kvlib.checks import FloatArray
 from kvlib.data import synthetic

@@ -24,8 +24,9 @@ from kvbook.experiments.ch07.cells import (
     vector_errors,
 )
 from kvbook.experiments.ch07.factorial import OUTPUT_DIM, PROBED, Factorial
-from kvbook.experiments.ch07.regimes import children, draw_heads, draw_values
+from kvbook.experiments.ch07.regimes import draw_heads, draw_values
 from kvbook.experiments.ch07.rows import MODERATE, SPREADS, AttentionRows
+from kvbook.experiments.common import children
 from kvlib import quantize
 from kvlib.checks import FloatArray
 from kvlib.measure import attention

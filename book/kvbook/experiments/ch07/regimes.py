@@ -50,12 +50,6 @@ def dots(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.einsum("...i,...i->...", a, b))
 
 
-def children(stream: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
-    """The first ``count`` children of a stream, the same ones at every call."""
-    fresh = np.random.SeedSequence(stream.entropy, spawn_key=stream.spawn_key)
-    return fresh.spawn(count)
-
-
 def draw_heads(
     dim: int, tokens: int, queries: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
