@@ -46,8 +46,10 @@ def _load(name: str) -> ModuleType | None:
     if sys.byteorder != "little":
         return None
     try:
-        importlib.import_module("numba")
+        numba = importlib.import_module("numba")
     except ImportError:
+        return None
+    if numba.config.DISABLE_JIT:  # under a debugger, say: what is here cannot run as Python
         return None
     try:
         return importlib.import_module(f"kvlib.quantize.kernels.{name}")
