@@ -109,25 +109,44 @@ def radial_gain_variance(codebook: Codebook) -> float:
 
     Notes
     -----
-    E<u, Q(u)>^2 = d E[u_1^2 Q_1^2] + d (d-1) E[u_1 Q_1 u_2 Q_2]. Given u_1, u_2 is sqrt(1 - u_1^2)
-    times a coordinate of a uniform vector in R^(d-1), so the inner expectation is a sum of
-    partial moments and the outer one is done by Gauss-Legendre quadrature, cell by cell, to a
-    relative error below 1e-6. Needs a symmetric codebook and d >= 8 (for fewer dimensions the
-    inner sum has kinks that the quadrature would not resolve).
+    With the error e(u) = Q(u) - u of a coordinate the gain is 1 + sum_i g(u_i), g(u) = u e(u), so
+    its variance is d Var g(u_1) + d (d-1) Cov(g(u_1), g(u_2)): at fine budgets and large d a
+    difference of the gain's own moments would have no digits left. Given u_1, u_2 is
+    sqrt(1 - u_1^2) times a coordinate of a uniform vector in R^(d-1), so the inner expectation is a
+    sum of partial moments and the outer one is done by Gauss-Legendre quadrature, on pieces that
+    neither cross an edge nor are wide where the density falls, to a relative error below 1e-6.
+    Needs a symmetric codebook and d >= 8 (for fewer dimensions the inner sum has kinks that the
+    quadrature would not resolve).
     """
-    d, levels = check_int(codebook.dim, "codebook.dim", low=8), codebook.levels
+    d, levels = check_int(codebook.dim, "codebook.dim", low=8, high=1 << 24), codebook.levels
     if not np.allclose(levels, -levels[::-1], atol=1e-12):
         raise ValueError("codebook must be symmetric about zero")
-    _, first, second = _cell_moments(codebook.edges, d)
-    cuts = np.concatenate([[0.0], codebook.edges[codebook.edges > 0], [1.0]])
-    nodes, weights = np.polynomial.legendre.leggauss(max(16, 256 >> codebook.bits))
+    if not levels.any():
+        return 0.0  # not what rounding leaves of it
+    _, first, _ = _cell_moments(codebook.edges, d)
+    mean = float((levels * first).sum()) - 1 / d
+    x, weights = _upper_half_nodes(codebook)
+    g = x * (levels[np.searchsorted(codebook.edges, x)] - x)
+    inner = [_conditional_gain(codebook, u) - (1 - u) * (1 + u) / (d - 1) for u in x.tolist()]
+    # The integrands are even in u_1: their positive half, doubled.
+    weights *= 2 * sphere.coordinate_pdf(x, d)
+    own = float(weights @ (g - mean) ** 2)
+    shared = float(weights @ ((g - mean) * (np.array(inner) - mean)))
+    return d * own + d * (d - 1) * shared
+
+
+def _upper_half_nodes(codebook: Codebook) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights on [0, 1], cut at edges and at 1, 2, 4, ... standard deviations.
+
+    And where an edge is the largest possible value of the second coordinate.
+    """
+    deviations = 2.0 ** np.arange(np.log2(codebook.dim) / 2) / np.sqrt(codebook.dim)
+    edges = codebook.edges[(codebook.edges > 0) & (codebook.edges < 1)]
+    kinks = np.sqrt((1 - edges) * (1 + edges)) if codebook.dim < 64 else edges
+    cuts = np.unique(np.concatenate([[0.0], edges, kinks, deviations, [1.0]]))
+    nodes, weights = np.polynomial.legendre.leggauss(max(14, 24 - 2 * codebook.bits))
     half = np.diff(cuts)[:, None] / 2
-    x = cuts[:-1, None] + half * (1 + nodes)
-    # The integrand is even in u_1: integrate its positive half and double.
-    outer = 2 * half * weights * x * levels[levels >= 0][:, None] * sphere.coordinate_pdf(x, d)
-    inner = np.vectorize(lambda u: _conditional_gain(codebook, u))(x)
-    mean = float((levels * first).sum() * d)
-    return float(d * (levels**2 * second).sum() + d * (d - 1) * (outer * inner).sum() - mean**2)
+    return (cuts[:-1, None] + half * (1 + nodes)).ravel(), (half * weights).ravel()
 
 
 def _conditional_gain(codebook: Codebook, u: float) -> float:
