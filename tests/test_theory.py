@@ -166,12 +166,12 @@ def test_ks_of_kurtosis_is_the_distance_of_a_perturbed_law(dim):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: laws.hadamard_kurtosis(9, 8), r"kurtosis must lie in \[1, dim\]"),
+        (lambda: laws.hadamard_kurtosis(9, 8), r"kurtosis must be a number in \[1, 8\]"),
         (lambda: laws.student_t_kurtosis(0, 8), "nu must be a finite number > 0"),
         (lambda: laws.direction_error_of(0.1, "degrees"), "reading must be one of"),
-        (lambda: laws.unbiased_distortion(1.0), r"distortion must lie in \[0, 1\)"),
+        (lambda: laws.unbiased_distortion(1.0), r"distortion must be a number in \[0, 1\)"),
         (lambda: laws.panter_dite(2, 1), "dim must be an integer >= 2"),
-        (lambda: laws.mmse_error(-0.1), "unbiased_error must be non-negative"),
+        (lambda: laws.mmse_error(-0.1), "unbiased_error must be a finite number >= 0"),
         (lambda: laws.jl_variance(0, 0), "rows must be an integer >= 1"),
     ],
 )
@@ -294,7 +294,7 @@ def test_quadrature_refuses_what_is_no_row():
     for p in ([0.5, 0.6], [1.5, -0.5], [[0.5, 0.5]], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="p must be one row"):
             laws.gaussian_noise_kl(p, 1.0)
-    with pytest.raises(ValueError, match="variance must be finite"):
+    with pytest.raises(ValueError, match="variance must be a finite number >= 0"):
         laws.gaussian_noise_kl([0.5, 0.5], -1.0)
 
 

@@ -11,9 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
-from kvlib.checks import FloatArray, check_dim, check_int
+from kvlib.checks import (
+    FloatArray,
+    as_within,
+    check_choice,
+    check_dim,
+    check_int,
+    check_number,
+)
 from kvlib.laws import sphere
-from kvlib.laws.agreement import agreement
+from kvlib.laws.agreement import agreement, check_levels
 
 HARMONICS = 75
 """Highest degree of :func:`quantizer_energies` unless another is asked for."""
@@ -26,7 +33,7 @@ def gegenbauer(degrees: int, x: ArrayLike, dim: int) -> FloatArray:
     law, and E P_k(u_1)^2 is one over the number of harmonics of degree k.
     """
     d, count = check_dim(dim), check_int(degrees, "degrees", low=0)
-    x = np.asarray(x, dtype=np.float64)
+    x = as_within(x, "x")
     values = np.ones((count + 1, *x.shape))
     if count:
         values[1] = x
@@ -41,7 +48,7 @@ def quantizer_energies(levels: ArrayLike, dim: int, degrees: int = HARMONICS) ->
     Parameters
     ----------
     levels : array
-        Increasing reconstruction values; cells end halfway between them.
+        Increasing reconstruction values, symmetric about zero; cells end halfway between them.
     dim, degrees : int
         Dimension d, highest degree.
 
@@ -58,7 +65,7 @@ def quantizer_energies(levels: ArrayLike, dim: int, degrees: int = HARMONICS) ->
     k (k + d - 2) / (d - 1) times the polynomial of degree k - 1 in dimension d + 2.
     """
     d, count = check_dim(dim), check_int(degrees, "degrees", low=1)
-    levels = np.asarray(levels, dtype=np.float64)
+    levels = check_levels(levels)
     edges = (levels[1:] + levels[:-1]) / 2
     boundary = np.diff(levels) * (1 - edges**2) * sphere.coordinate_pdf(edges, d)
     k = np.arange(1, count + 1)
@@ -101,10 +108,14 @@ def shared_error(
     coordinate degree by degree: sum_k g_k P_k(cosine). Near cosine one hundreds of degrees count;
     :mod:`kvlib.laws.agreement` integrates the derivative of the sum instead, which is finite.
     """
-    cosine, d = np.asarray(cosine, dtype=np.float64), check_dim(dim)
-    curve = agreement(levels, d)
-    own = rescale**2 * curve(np.arccos(cosine))
-    return np.asarray(own - (2 * rescale * curve.gain - 1) * cosine)
+    cosine, d = _cosines(cosine), check_dim(dim)
+    curve, scale = agreement(levels, d), check_number(rescale, "rescale", low=0)
+    own = scale**2 * curve(np.arccos(cosine))
+    return np.asarray(own - (2 * scale * curve.gain - 1) * cosine)
+
+
+def _cosines(x: ArrayLike) -> FloatArray:
+    return as_within(x, "cosine", low=-1, high=1)
 
 
 def common_mean_error(
@@ -123,11 +134,11 @@ def common_mean_error(
     integral of t^((k-3)/2) E exp(-t |w|^2) over t. Very close to one (1 - s < 1e-5) the angle of
     two vectors is that of their difference in the plane, to a relative 1e-5.
     """
-    share, d = np.asarray(share, dtype=np.float64), check_dim(dim)
-    curve = agreement(levels, d)
+    share, d = as_within(share, "share", low=0, high=1), check_dim(dim)
+    curve, scale = agreement(levels, d), check_number(rescale, "rescale", low=0)
     higher = np.array([_higher_degrees(s, levels, d) for s in share.ravel().tolist()])
-    first = (rescale * curve.gain - 1) ** 2 * share
-    return np.asarray(first + rescale**2 * higher.reshape(share.shape))
+    first = (scale * curve.gain - 1) ** 2 * share
+    return np.asarray(first + scale**2 * higher.reshape(share.shape))
 
 
 _NEARLY_ONE = 1e-5
@@ -210,11 +221,9 @@ def sketched_shared_error(cosine: ArrayLike, dim: int, kind: str) -> FloatArray:
     kappa = (2/pi) / (d E|u_1|^2), near one. Gaussian: asin - cosine/d, because two different rows
     are not orthogonal and spread the second moment; near cosine zero nothing of it cancels.
     """
-    cosine, d = np.asarray(cosine, dtype=np.float64), check_dim(dim)
-    if kind == "gaussian":
+    cosine, d = _cosines(cosine), check_dim(dim)
+    if check_choice(kind, "kind", ("gaussian", "orthogonal")) == "gaussian":
         return np.asarray(np.arcsin(cosine) - cosine / d)
-    if kind != "orthogonal":
-        raise ValueError(f"kind must be 'gaussian' or 'orthogonal', got {kind!r}")
     kappa = 2 / math.pi / (d * sphere.mean_absolute(d) ** 2)
     return np.asarray(kappa * np.arcsin(cosine) - cosine)
 
@@ -236,13 +245,15 @@ def sketched_mean_error(share: float, levels: ArrayLike, dim: int, kind: str) ->
     variance (1 - cosine^2)^2 / d, over which the arcsine is averaged to second order; for an
     orthogonal sketch that makes up for kappa < 1. To this comes :func:`overload_error`.
     """
-    single = float(shared_error(1.0, levels, dim))
-    cosine = float(common_mean_error(share, levels, dim)) / single
-    bend = cosine * math.sqrt(max(1 - cosine**2, 0)) / (2 * dim)
+    d = check_dim(dim)
+    single = float(shared_error(1.0, levels, d))
+    shared = float(common_mean_error(check_number(share, "share", low=0, high=1), levels, d))
+    cosine = min(1.0, shared / single)
+    bend = cosine * math.sqrt(1 - cosine**2) / (2 * d)
     if kind == "orthogonal":
-        bend *= (2 / math.pi) / (dim * sphere.mean_absolute(dim) ** 2)
-    plain = single * (float(sketched_shared_error(cosine, dim, kind)) + bend)
-    return plain + overload_error(share, levels, dim)
+        bend *= (2 / math.pi) / (d * sphere.mean_absolute(d) ** 2)
+    plain = single * (float(sketched_shared_error(cosine, d, kind)) + bend)
+    return plain + overload_error(share, levels, d)
 
 
 def overload_error(share: float, levels: ArrayLike, dim: int) -> float:
@@ -258,15 +269,16 @@ def overload_error(share: float, levels: ArrayLike, dim: int) -> float:
     psi(h) = (h^3 - 3 D h) / (D + h^2 / d) and the error h of one coordinate, in units of its
     standard deviation, of a vector m + g. Normal coordinates; tens of percent where it matters.
     """
-    levels = np.asarray(levels, dtype=np.float64) * math.sqrt(check_dim(dim))
-    single = float(shared_error(1.0, levels / math.sqrt(dim), dim))
+    d, share = check_dim(dim), check_number(share, "share", low=0, high=1)
+    single = float(shared_error(1.0, levels, d))
+    levels = check_levels(levels) * math.sqrt(d)
     mean, spread = np.linspace(-6.5, 6.5, 131), np.linspace(-6, 6, 241)
     weights = [np.exp(-(x**2) / 2) for x in (mean, spread)]
     coordinate = math.sqrt(share) * mean[:, None] + math.sqrt(1 - share) * spread
     nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, coordinate)
     h = levels[nearest] - coordinate
-    third = (h**3 - 3 * single * h) / (single + h**2 / dim) @ weights[1] / weights[1].sum()
-    return float(weights[0] @ third**2 / weights[0].sum()) / (6 * dim**2)
+    third = (h**3 - 3 * single * h) / (single + h**2 / d) @ weights[1] / weights[1].sum()
+    return float(weights[0] @ third**2 / weights[0].sum()) / (6 * d**2)
 
 
 def output_error(effective_tokens: ArrayLike, single: ArrayLike, shared: ArrayLike) -> FloatArray:
@@ -283,8 +295,10 @@ def output_error(effective_tokens: ArrayLike, single: ArrayLike, shared: ArrayLi
     -----
     shared + (single - shared) / N_eff: what tokens share never averages out.
     """
-    single, shared = np.asarray(single, dtype=np.float64), np.asarray(shared, dtype=np.float64)
-    return np.asarray(shared + (single - shared) / np.asarray(effective_tokens))
+    single, shared = as_within(single, "single", low=0), as_within(shared, "shared")
+    # 1 / sum p_i^2 of a row in float32 may be a little below one.
+    tokens = as_within(effective_tokens, "effective_tokens", low=1 - 1e-5)
+    return np.asarray(shared + (single - shared) / tokens)
 
 
 def output_threshold(first: tuple[float, float], second: tuple[float, float]) -> float:
@@ -300,6 +314,9 @@ def output_threshold(first: tuple[float, float], second: tuple[float, float]) ->
     float
         1 + (single_2 - single_1) / (shared_1 - shared_2); infinite if the second shares as much.
     """
+    for name, pair in (("first", first), ("second", second)):
+        check_number(pair[0], f"single error of {name}", low=0)
+        check_number(pair[1], f"shared error of {name}")
     if second[0] < first[0]:
         raise ValueError(
             f"second must have the larger single error, got {second[0]:.6g} after {first[0]:.6g}"
