@@ -124,6 +124,12 @@ def check_nonzero_norms(norms: FloatArray, name: str) -> None:
         )
 
 
+def keep_checked(instance: object, **checked: object) -> None:
+    """Store checked values in the fields of a frozen dataclass: numpy's integers wrap around."""
+    for name, value in checked.items():
+        object.__setattr__(instance, name, value)
+
+
 def check_int(value: object, name: str, *, low: int, high: int | None = None) -> int:
     """Return ``value`` as an int within [low, high]."""
     allowed = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"

@@ -390,7 +390,7 @@ def test_bad_levels_codes_and_samples_are_refused():
         codebook.dequantize(np.array([0, 4]))
     with pytest.raises(ValueError, match=r"codes must lie in 0\.\.3, got -1\.\.0"):
         codebook.dequantize(np.array([-1, 0]))
-    with pytest.raises(TypeError, match="codes must be integers, got dtype float64"):
+    with pytest.raises(TypeError, match="codes must hold integers, got dtype float64"):
         codebook.dequantize(np.array([0.0]))
     with pytest.raises(TypeError, match="y must hold real numbers, got dtype object"):
         codebook.quantize(np.array([None]))

@@ -12,7 +12,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvlib.checks import FloatArray, as_finite, check_bits, check_dim, check_int
+from kvlib.checks import (
+    FloatArray,
+    as_finite,
+    as_integers,
+    as_real,
+    check_bits,
+    check_dim,
+    check_int,
+    keep_checked,
+)
 from kvlib.laws import sphere
 
 _NEWTON_STEPS = 100
@@ -48,9 +57,8 @@ class Codebook:
     stationarity: float = field(init=False)
 
     def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_bits(self.bits)
-        levels = np.array(self.levels, dtype=np.float64)
+        keep_checked(self, dim=check_dim(self.dim), bits=check_bits(self.bits))
+        levels = as_real(self.levels, "levels").astype(np.float64)
         increasing = np.isfinite(levels).all() and (np.diff(levels) >= 0).all()
         if levels.shape != (2**self.bits,) or not increasing:
             raise ValueError(
@@ -65,10 +73,18 @@ class Codebook:
         gaps = np.abs(levels - centroid) * np.sqrt(self.dim)
         for array in (levels, edges):
             array.setflags(write=False)
-        object.__setattr__(self, "levels", levels)
-        object.__setattr__(self, "edges", edges)
-        object.__setattr__(self, "distortion", float(self.dim * error.sum()))
-        object.__setattr__(self, "stationarity", float(gaps.max()))
+        keep_checked(
+            self,
+            levels=levels,
+            edges=edges,
+            distortion=float(self.dim * error.sum()),
+            stationarity=float(gaps.max()),
+        )
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        keep_checked(self, **state)
+        for array in (self.levels, self.edges):
+            array.setflags(write=False)  # which pickle does not store
 
     @property
     def occupied_cells(self) -> int:
@@ -90,9 +106,7 @@ class Codebook:
 
     def dequantize(self, codes: ArrayLike, dtype: np.dtype | type = np.float64) -> FloatArray:
         """Levels of the given codes, in ``dtype``."""
-        index = np.asarray(codes)
-        if index.dtype.kind not in "ui":
-            raise TypeError(f"codes must be integers, got dtype {index.dtype}")
+        index = as_integers(codes, "codes")
         if index.size and (index.min() < 0 or index.max() >= self.levels.size):
             raise ValueError(
                 f"codes must lie in 0..{self.levels.size - 1}, "
@@ -118,6 +132,8 @@ def radial_gain_variance(codebook: Codebook) -> float:
     Needs a symmetric codebook and d >= 8 (for fewer dimensions the inner sum has kinks that the
     quadrature would not resolve).
     """
+    if not isinstance(codebook, Codebook):
+        raise TypeError(f"codebook must be a Codebook, got {codebook!r}")
     d, levels = check_int(codebook.dim, "codebook.dim", low=8, high=1 << 24), codebook.levels
     if not np.allclose(levels, -levels[::-1], atol=1e-12):
         raise ValueError("codebook must be symmetric about zero")
@@ -310,7 +326,7 @@ def lloyd_iterations(
         Judged under the exact law, so that ``distortion`` shows what the iteration cost.
     """
     d, n = check_dim(dim), check_bits(bits)
-    check_int(iterations, "iterations", low=0)
+    count = check_int(iterations, "iterations", low=0)
     values = np.sort(as_finite(samples, "samples").astype(np.float64).ravel())
     if values.size == 0:
         raise ValueError("samples must not be empty")
@@ -318,7 +334,7 @@ def lloyd_iterations(
     if levels.shape != (2**n,):
         raise ValueError(f"start must hold {2**n} levels for bits={n}, got shape {levels.shape}")
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    for _ in range(iterations):
+    for _ in range(count):
         cuts = np.searchsorted(values, (levels[1:] + levels[:-1]) / 2, side="right")
         bounds = np.concatenate([[0], cuts, [values.size]])
         counts = np.diff(bounds)
@@ -326,4 +342,4 @@ def lloyd_iterations(
         if np.array_equal(means, levels):
             break
         levels = np.sort(means)
-    return Codebook(d, n, levels, f"{iterations} Lloyd iterations")
+    return Codebook(d, n, levels, f"{count} Lloyd iterations")
