@@ -561,8 +561,20 @@ def test_options_from_the_environment(monkeypatch):
     assert 1 <= runtime.thread_count() <= 64
     for bad in ("0", "-1", "two"):
         monkeypatch.setenv("KVLIB_NUM_THREADS", bad)
-        with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1, got"):
-            runtime.thread_count()
+        for call in (
+            runtime.thread_count,
+            # Whatever the size of the work: one block needs one thread.
+            lambda: RotatedQuantizer(3).encode(gaussian(4, 16)),
+            lambda: attention.attention_output(*gaussian(3, 4, 16)),
+        ):
+            with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1, got"):
+                call()
+    monkeypatch.delenv("KVLIB_NUM_THREADS")
+    x, compiled = gaussian(4, 16), RotatedQuantizer(3).encode(gaussian(4, 16))
+    for unset in ("", " ", "auto"):
+        monkeypatch.setenv("KVLIB_KERNELS", unset)
+        assert runtime.kernels("rows") is not None
+        assert_same_bytes(RotatedQuantizer(3).encode(x), compiled)
     monkeypatch.setenv("KVLIB_KERNELS", "fortran")
     with pytest.raises(ValueError, match="KVLIB_KERNELS must be one of 'auto', 'numpy'"):
         RotatedQuantizer(3).encode(gaussian(4, 16))

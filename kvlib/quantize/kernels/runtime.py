@@ -35,7 +35,7 @@ _MOST_THREADS = 64
 
 def kernels(name: str) -> ModuleType | None:
     """The compiled module ``name`` of this package; None without numba or if switched off."""
-    choice = os.environ.get("KVLIB_KERNELS", "auto")
+    choice = os.environ.get("KVLIB_KERNELS", "").strip() or "auto"
     check_choice(choice, "KVLIB_KERNELS", ("auto", "numpy"))
     return _load(name) if choice == "auto" else None
 
@@ -87,7 +87,8 @@ def run(work: Callable[[_Item], bool | None], items: Iterable[_Item]) -> bool:
     a core that is slower or busy elsewhere holds up nothing but its last item.
     """
     queue = deque(items)
-    others = min(thread_count(), len(queue)) - 1 if len(queue) > 1 else 0
+    allowed = thread_count()  # refuses nonsense even where one item needs one thread
+    others = max(0, min(allowed, len(queue)) - 1)
 
     def take() -> _Item | None:
         try:
