@@ -115,7 +115,7 @@ def test_extreme_lengths_neither_overflow_nor_vanish(size):
     np.testing.assert_allclose(metrics.relative_mse(size * x, size * x_hat), exact)
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e160, 1e300])
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e160, 1e300])
 def test_an_energy_ratio_has_no_unit(size):
     rng = np.random.default_rng(6)
     x = rng.standard_normal((2, 5, 4))
@@ -126,7 +126,7 @@ def test_an_energy_ratio_has_no_unit(size):
     scaled = metrics.aggregate_relative_mse(size * x, size * x_hat)
     np.testing.assert_allclose(scaled, exact, rtol=1e-12)
     with np.errstate(over="ignore"):  # control: what squares first has nothing left
-        assert not np.isfinite(1 / np.square(size * x).sum() * np.square(size * x).sum())
+        assert np.square(size * x).sum() in (0, np.inf)
 
 
 # Refusals --------------------------------------------------------------------------------------
