@@ -567,8 +567,10 @@ def test_options_from_the_environment(monkeypatch):
             lambda: RotatedQuantizer(3).encode(gaussian(4, 16)),
             lambda: attention.attention_output(*gaussian(3, 4, 16)),
         ):
-            with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1, got"):
-                call()
+            for kernels in ("auto", "numpy"):
+                monkeypatch.setenv("KVLIB_KERNELS", kernels)
+                with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1"):
+                    call()
     monkeypatch.delenv("KVLIB_NUM_THREADS")
     x, compiled = gaussian(4, 16), RotatedQuantizer(3).encode(gaussian(4, 16))
     for unset in ("", " ", "auto"):

@@ -37,6 +37,7 @@ def kernels(name: str) -> ModuleType | None:
     """The compiled module ``name`` of this package; None without numba or if switched off."""
     choice = os.environ.get("KVLIB_KERNELS", "").strip() or "auto"
     check_choice(choice, "KVLIB_KERNELS", ("auto", "numpy"))
+    thread_count()  # refuses nonsense whether or not the kernels are used
     return _load(name) if choice == "auto" else None
 
 
@@ -87,7 +88,7 @@ def run(work: Callable[[_Item], bool | None], items: Iterable[_Item]) -> bool:
     a core that is slower or busy elsewhere holds up nothing but its last item.
     """
     queue = deque(items)
-    allowed = thread_count()  # refuses nonsense even where one item needs one thread
+    allowed = thread_count()  # asked even where one item needs one thread: it refuses nonsense
     others = max(0, min(allowed, len(queue)) - 1)
 
     def take() -> _Item | None:
