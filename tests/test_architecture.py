@@ -42,7 +42,13 @@ ROOMS = (
 CLOSED_FORMS = {"kvlib.laws", "kvlib.checks", "kvlib.lazy"}
 MEASURING = ("kvlib.quantize", "kvlib.measure", "kvlib.stats", "kvlib.data", "kvlib.sweeps")
 HEAVY = ("matplotlib", "seaborn")
-MAY_DRAW = ("kvbook.plotting", "kvbook.figures", "kvbook.page", "kvlib.sweeps.plot")
+MAY_DRAW = (
+    "kvbook.plotting",
+    "kvbook.figures",
+    "kvbook.page",
+    "kvbook.build.storing",  # reads stored images
+    "kvlib.sweeps.plot",
+)
 
 
 def modules():

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INCONCLUSIVE = "INCONCLUSIVE"
-# What stands for a verdict where a chapter failed, or judged nothing, under a seed.
-NO_RESULT = "NO RESULT"
+from kvbook.ledger.words import INCONCLUSIVE, NO_RESULT
+
 # Cells whose source cannot change a verdict: figures, and what papermill put in.
 _WITHOUT_RESULT = {"nbval-ignore-output", "injected-parameters"}
 _CHECKED = ("label", "prediction", "rule", "measured", "low", "high", "verdict")
