@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from pathlib import Path
 from kvbook.build.chapters import ChapterProblem
 from kvlib import files
 
-_HELD = "KVBOOK_BUILD_LOCK"
+_LOCK = "build.lock"
 
 
 @contextlib.contextmanager
@@ -24,10 +24,7 @@ def building(root: Path) -> Iterator[None]:
     ChapterProblem
         If another one is under way.
     """
-    if os.environ.get(_HELD) == str(root):  # a step of a build that holds it
-        yield
-        return
-    held = files.lock(root / "_build" / "lock")
+    held = files.lock(root / "_build" / _LOCK)
     if held is None:
         raise ChapterProblem("another build of this book is under way; wait for it to end")
     try:
@@ -43,6 +40,9 @@ def obey(work: Callable[[], int]) -> int:
     no permission), 130 where it was interrupted; each with one message.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows what it can
+            stream.reconfigure(errors="replace")
     try:
         return work()
     except (ChapterProblem, ValueError) as problem:

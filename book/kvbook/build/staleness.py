@@ -35,7 +35,7 @@ def packages(root: Path) -> dict[str, Path]:
 
 def python_source(notebook: NotebookNode) -> str:
     """The notebook's code as one piece of plain Python, magics translated."""
-    transform = TransformerManager().transform_cell
+    transform = TransformerManager().transform_cell  # type: ignore[no-untyped-call]
     own = [c for c in code_cells(notebook) if "injected-parameters" not in tags(c)]
     return "\n".join(transform(cell.source) for cell in own)
 
@@ -57,7 +57,8 @@ def dependencies(path: Path, root: Path) -> set[Path]:
     try:
         reached = sources.closure(sources.imported(text, packages(root)), packages(root))
     except SyntaxError as error:
-        name = Path(error.filename).name if Path(error.filename or "").is_file() else path.name
+        file = Path(error.filename or "")
+        name = file.name if file.is_file() else path.name
         raise ChapterProblem(f"{name} is not valid Python: {error}") from error
     texts = [text, *(file.read_text(encoding="utf-8") for file in reached.values())]
     files = {path, *reached.values()} | _data_files(root, reached, "\n".join(texts))

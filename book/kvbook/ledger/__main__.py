@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbook import ledger
+from kvbook.ledger import stability
 from kvlib import cli
 
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stability",
         type=Path,
-        default=Path("book/verdict_stability.json"),
+        default=Path("book") / stability.FILE,
         help="verdicts under other seeds, from `make verdicts` (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print a list of JSON objects instead")

@@ -19,6 +19,9 @@ from typing import Any
 
 from kvbook.ledger.words import INCONCLUSIVE, NO_RESULT
 
+FILE = "verdict_stability.json"
+"""Name of the committed record."""
+
 _CHECKED = ("label", "prediction", "rule", "measured", "low", "high", "verdict")
 
 
