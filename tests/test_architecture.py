@@ -32,10 +32,10 @@ ROOMS = (
     "kvbook.plotting",
     "kvbook.page",
     "kvbook.models",
+    "kvbook.bench",
     "kvbook.experiments",
     "kvbook.figures",
     "kvbook.build",
-    "kvbook.bench",
 )
 # What is derived must not reach what measures, and the reverse. The law of the sphere is what
 # codebooks are made for.
