@@ -47,7 +47,7 @@ serve: environment ## show the built book on localhost (PORT=8000)
 
 test: environment ## everything that must hold: the six targets below, all of them
 	@$(IN_VENV) -m kvbook.build.stage --forget
-	-@exec $(MAKE) --no-print-directory --keep-going $(CHECKS)
+	-@exec $(MAKE) -f "$(firstword $(MAKEFILE_LIST))" --no-print-directory --keep-going $(CHECKS)
 	@$(IN_VENV) -m kvbook.build.stage --summary $(CHECKS)
 
 lint: environment ## style: ruff

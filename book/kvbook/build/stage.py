@@ -48,11 +48,6 @@ def perform(name: str, commands: Sequence[str], results: Path = RESULTS) -> int:
         0 where all went well, otherwise 1.
     """
     print(f"\n=== {name}", flush=True)
-    os.environ.update(surroundings := isolated(ROOT))
-    for foreign in set(os.environ) - set(surroundings):
-        del os.environ[foreign]
-    prepare(ROOT)
-    refuse_foreign_kernel("python3")
     begin, good, skipped = time.monotonic(), True, 0
     jobs = str(min(max(_FEWEST_JOBS, core_count()), _MOST_JOBS))
     for command in commands:
@@ -74,6 +69,7 @@ def _run(command: Sequence[str]) -> tuple[int, int]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        stdin=subprocess.DEVNULL,
         start_new_session=True,  # so that it can be ended with all that it started
     )
     skipped = 0
@@ -127,6 +123,11 @@ def command(options: argparse.Namespace) -> int:
         good, line = summary(options.summary)
         print(f"\n{line}")
         return 0 if good else 1
+    surroundings = isolated(ROOT)
+    os.environ.clear()
+    os.environ.update(surroundings)
+    prepare(ROOT)
+    refuse_foreign_kernel("python3")
     return perform(options.name, options.commands)
 
 
