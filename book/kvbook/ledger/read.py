@@ -50,7 +50,7 @@ def read_ledger(notebooks: Path | str, stability: Path | str | None = None) -> l
         document = read_document(path)
         for record in verdict_records(document):
             name = record.get("id")
-            if name not in CLAIMS:
+            if not isinstance(name, str) or name not in CLAIMS:
                 raise ValueError(f"{path.name} judges {name!r}, which is not in the claims' table")
             if name in found:
                 other = found[name]["notebook"]
