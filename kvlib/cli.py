@@ -258,6 +258,8 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.output is not None and options.output.is_dir():
         raise ValueError(f"output must be a file to write, got the folder {str(options.output)!r}")
+    if options.output is not None and not options.output.parent.is_dir():
+        raise ValueError(f"output must lie in an existing folder, got {str(options.output)!r}")
     finished: list[bench.Row] = []
     status = 0
     try:

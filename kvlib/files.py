@@ -153,13 +153,21 @@ def read_npz(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     limit = check_int(max_bytes, "max_bytes", low=1)
+    with naming(path), zipfile.ZipFile(path) as archive:
+        return _read_arrays(archive, required, optional, limit)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in whatever is wrong with it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_arrays(archive, required, optional, limit)
+        yield
     except PermissionError:
         raise  # an OSError, but nothing is wrong with the file
     except _CORRUPT as error:
         raise ValueError(f"{path}: not a readable npz file ({error})") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: misses {error}") from error
     except TypeError as error:
         raise TypeError(f"{path}: {error}") from error
     except ValueError as error:

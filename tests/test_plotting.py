@@ -124,6 +124,12 @@ def test_band_spans_the_intervals_and_theory_is_dashed(ax):
     assert [t.get_text() for t in ax.legend().get_texts()] == ["measured", "theory"]
 
 
+def test_ends_for_seaborn_are_those_of_the_mean():
+    samples = [1.0, 2.0, 4.0, 8.0]
+    interval = stats.mean_interval(samples)
+    assert plotting.mean_ends(samples) == (interval.low, interval.high)
+
+
 def test_points_without_their_intervals_are_refused(ax):
     with pytest.raises(ValueError, match=r"got 2 for x of shape \(3,\)"):
         plotting.measured_points(ax, [1, 2, 3], INTERVALS, color="#AA1F10")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -392,9 +393,11 @@ def test_formats_and_metrics_of_ones_own_reach_the_workers(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     get_reusable_executor().shutdown(wait=True)  # workers of an earlier test know no such path
-    monkeypatch.setattr(quantize.registry, "_FORMATS", dict(quantize.registry._FORMATS))
+    formats = quantize.registry._FORMATS
+    monkeypatch.setattr(formats, "rows", dict(formats.rows))
+    importlib.import_module("ownmodule")
     grid = Grid(
-        schemes=("ownmodule:late", "WHT"),
+        schemes=("ownmodule:late", "WHT", "OWN"),
         bits=(3,),
         metrics=("kl_mean", "ownmodule:worst"),
         dims=(8,),
@@ -419,7 +422,8 @@ def test_formats_and_metrics_of_ones_own_reach_the_workers(tmp_path, monkeypatch
 
 
 def test_formats_of_the_main_module_are_refused_in_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(quantize.registry, "_FORMATS", dict(quantize.registry._FORMATS))
+    formats = quantize.registry._FORMATS
+    monkeypatch.setattr(formats, "rows", dict(formats.rows))
 
     def build(bits):
         return quantize.named("KV", bits)
@@ -469,6 +473,12 @@ def test_the_command_draws_and_refuses(tiny, tmp_path, capsys):
 
 def test_processes_give_the_same_bytes(tiny, tmp_path):
     assert bytes_of(TINY, tmp_path / "t.parquet", workers=2) == tiny[1]
+
+
+def test_a_small_grid_needs_no_file(tiny):
+    pd.testing.assert_frame_equal(sweeps.measure(TINY), tiny[0], check_exact=True)
+    with pytest.raises(RuntimeError, match="the first: family=student_t"):
+        sweeps.measure(dataclasses.replace(FAILING, schemes=("KV",)))
 
 
 def test_order_does_not_matter(tiny, tmp_path, monkeypatch):

@@ -32,6 +32,11 @@ class Model:
     color: str
     marker: str
 
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return DATA / f"{self.name}.npz"
+
     def load(self) -> KVCache:
         """Its captured cache."""
         return load(self.name)
@@ -51,9 +56,14 @@ MODELS = {
 @lru_cache(maxsize=4)
 def load(name: str) -> KVCache:
     """The captured cache of a model by its name."""
-    return captured.load(DATA / f"{check_choice(name, 'name', tuple(MODELS))}.npz")
+    return captured.load(MODELS[check_choice(name, "name", tuple(MODELS))].path)
 
 
 def load_all() -> dict[str, KVCache]:
     """Every captured cache, by name."""
     return {name: load(name) for name in MODELS}
+
+
+def paths() -> dict[str, Path]:
+    """The file of every captured cache, by name: what a sweep takes."""
+    return {name: model.path for name, model in MODELS.items()}

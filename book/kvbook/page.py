@@ -34,7 +34,7 @@ class Page:
 
     def keep(self, name: str, value: float) -> None:
         """Store a number under ``prefix-name`` for the text, rounded; an int as it is."""
-        from myst_nb import glue
+        from myst_nb import glue  # type: ignore[import-untyped]
 
         exact = isinstance(value, int) and not isinstance(value, bool)
         kept = value if exact else float(f"{value:.{self.digits}g}")
@@ -46,14 +46,14 @@ class Page:
             self.keep(name.replace("_", "-"), value)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Any:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Any:
     """A table of ready HTML cells, one sequence of them a row; scrolls where it is too wide."""
     from IPython.display import HTML
 
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     title = f"<caption>{caption}</caption>" if caption else ""
-    return HTML(
+    return HTML(  # type: ignore[no-untyped-call]
         '<div style="overflow-x: auto"><table class="dataframe">'
         f"{title}<thead><tr>{head}</tr></thead>{body}</table></div>"
     )

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from kvlib import quantize
 from kvlib.checks import check_choice
 from kvlib.quantize import RotatedQuantizer
-from kvlib.stats import Interval
+from kvlib.stats import Interval, mean_interval
 
 SCHEME_COLORS = {name: entry.color for name, entry in quantize.formats().items()}
 SCHEME_MARKERS = {name: entry.marker for name, entry in quantize.formats().items()}
@@ -141,7 +141,7 @@ def measured_points(
     ax : matplotlib.axes.Axes
     x : array, shape (n,)
     intervals : sequence of Interval
-        One a point, as from :mod:`kvlib.inference`.
+        One a point, as from :mod:`kvlib.stats`.
     color, marker, label
         Usually from :data:`SCHEME_COLORS` and :data:`SCHEME_MARKERS`.
     connect : bool
@@ -181,6 +181,18 @@ def interval_band(
     return ax.plot(x, estimate, color=color, label=label, zorder=3)[0]
 
 
+def mean_ends(samples: ArrayLike) -> tuple[float, float]:
+    """Ends of the t interval of a mean, for seaborn's ``errorbar``.
+
+    seaborn averages in the scale of the axis: make an axis logarithmic after drawing on it.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 1:  # a single value has no interval
+        return float(values[0]), float(values[0])
+    interval = mean_interval(values)
+    return interval.low, interval.high
+
+
 def draw_schemes(
     ax: Any, *, names: Sequence[str] = ("KV", "KQV", "QKQV"), sketch_label: str = "QJL of residual"
 ) -> None:
@@ -208,8 +220,9 @@ def draw_schemes(
         _box(ax, (50, top - 8.7), (99, 17.4), "", edge="none", face=color, alpha=0.07)
         ax.text(2.5, top - 8.7, name, color=color, fontsize=14, fontweight="bold", va="center")
         scheme = quantize.named(name, 4)
-        _draw_row(ax, "K", scheme.key, top - 4.6, color, sketch_label)
-        _draw_row(ax, "V", scheme.value, top - 12.8, color, sketch_label)
+        for letter, quantizer, y in (("K", scheme.key, 4.6), ("V", scheme.value, 12.8)):
+            assert isinstance(quantizer, RotatedQuantizer)
+            _draw_row(ax, letter, quantizer, top - y, color, sketch_label)
 
 
 # Centre of each column of the diagram, in hundredths of its width.

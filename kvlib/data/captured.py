@@ -125,7 +125,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = files.MAX_BYTES) -> K
     """
     path = Path(path)
     arrays = files.read_npz(path, _REQUIRED, ("ids",), max_bytes=max_bytes)
-    try:
+    with files.naming(path):
         meta = _parse_meta(arrays["meta"])
         return KVCache(
             q=arrays["q"],
@@ -138,10 +138,6 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = files.MAX_BYTES) -> K
             meta=meta,
             ids=arrays.get("ids"),
         )
-    except TypeError as error:
-        raise TypeError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def save(path: str | os.PathLike[str], cache: KVCache) -> None:

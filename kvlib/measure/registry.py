@@ -6,13 +6,13 @@ or name it ``"module:function"``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvlib.catalogue import Catalogue, check_name
 from kvlib.measure import metrics
 from kvlib.measure.comparison import Comparison
 
@@ -41,7 +41,9 @@ class Metric:
     module: str
 
 
-_METRICS: dict[str, Metric] = {}
+_METRICS: Catalogue[Metric] = Catalogue(
+    lambda entry: entry.measure, lambda name, measure, module: Metric(name, "", measure, module)
+)
 
 
 def register_metric(name: str, unit: str = "") -> Callable[[Measure], Measure]:
@@ -60,17 +62,10 @@ def register_metric(name: str, unit: str = "") -> Callable[[Measure], Measure]:
     >>> metric_of("kl_worst").unit
     'nats'
     """
-    if not isinstance(name, str) or not name or ":" in name:
-        raise ValueError(f"name must be a string without a colon, got {name!r}")
+    given = check_name(name)
 
     def enter(measure: Measure) -> Measure:
-        there = _METRICS.get(name)
-        if there and (there.module, there.measure.__qualname__) != (
-            measure.__module__,
-            measure.__qualname__,
-        ):
-            raise ValueError(f"name must not be taken, got {name!r} of {there.module}")
-        _METRICS[name] = Metric(name, unit, measure, measure.__module__)
+        _METRICS.enter(Metric(given, unit, measure, measure.__module__))
         return measure
 
     return enter
@@ -78,7 +73,7 @@ def register_metric(name: str, unit: str = "") -> Callable[[Measure], Measure]:
 
 def known_metrics() -> dict[str, Metric]:
     """All registered metrics by name."""
-    return dict(_METRICS)
+    return dict(_METRICS.rows)
 
 
 def metric_of(name: str) -> Metric:
@@ -89,22 +84,7 @@ def metric_of(name: str) -> Metric:
     TypeError, ValueError
         If nothing has that name, or the module or its function is not there.
     """
-    if isinstance(name, str) and ":" in name and name not in _METRICS:
-        module, _, function = name.partition(":")
-        try:
-            measure = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"name must be of a function that can be imported: {error}") from error
-        if not callable(measure):
-            raise TypeError(f"{name} must be a function of a comparison, got {measure!r}")
-        for entry in _METRICS.values():  # importing may have registered it
-            if entry.measure is measure:
-                return entry
-        return Metric(name, "", measure, module)
-    if not isinstance(name, str) or name not in _METRICS:
-        known = ", ".join(repr(known) for known in _METRICS)
-        raise ValueError(f"name must be one of {known}, or 'module:function', got {name!r}")
-    return _METRICS[name]
+    return _METRICS.find(name)
 
 
 @register_metric("kl_mean", "nats")

@@ -174,9 +174,9 @@ def lloyd_max(dim: int, bits: int) -> Codebook:
     Notes
     -----
     Max (1960) and Lloyd (1982): levels are centroids of their cells, edges are midpoints. The
-    cells' moments are closed forms (:func:`kvlib.sphere.upper_cell_moments`), the equations are
-    solved by a damped Newton iteration on a tridiagonal Jacobian from Panter and Dite's compander.
-    For d >= 3 the density is log-concave, so the stationary point is the unique optimum
+    cells' moments are closed forms (:func:`kvlib.laws.sphere.upper_cell_moments`), the equations
+    are solved by a damped Newton iteration on a tridiagonal Jacobian from Panter and Dite's
+    compander. For d >= 3 the density is log-concave, so the stationary point is the unique optimum
     (Fleischer 1964); for d = 2 the tests compare it with an exhaustive dynamic programme.
     """
     d, n = check_dim(dim), check_bits(bits)

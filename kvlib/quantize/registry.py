@@ -29,12 +29,13 @@ To add one of your own, see :func:`register`, or name it ``"module:function"``.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from kvlib.catalogue import Catalogue, check_name
 from kvlib.checks import check_bits, check_choice
 from kvlib.quantize.api import Scheme
 from kvlib.quantize.blocks import BlockQuantizer
@@ -83,7 +84,11 @@ class Format:
         return _keywords(self.build)
 
 
-_FORMATS: dict[str, Format] = {}
+def _unregistered(name: str, build: Builder, module: str) -> Format:
+    return Format(name, build, "", frozenset(), _keywords(build), "#555555", "o", module)
+
+
+_FORMATS: Catalogue[Format] = Catalogue(lambda entry: entry.build, _unregistered)
 
 
 def register(
@@ -119,27 +124,19 @@ def register(
     >>> named("CHANNEL-K", 4).key.along
     'tokens'
     """
-    if not isinstance(name, str) or not name or ":" in name:
-        raise ValueError(f"name must be a string without a colon, got {name!r}")
+    given = check_name(name)
     chosen = frozenset(check_choice(trait, "traits", TRAITS) for trait in traits)
 
     def enter(build: Builder) -> Builder:
-        there = _FORMATS.get(name)
-        # A module that is imported again (a notebook's cell, a reload) may enter the same name.
-        if there and (there.module, there.build.__qualname__) != (
-            build.__module__,
-            build.__qualname__,
-        ):
-            raise ValueError(f"name must not be taken, got {name!r} of {there.module}")
         keywords = _keywords(build) if options is None else tuple(options)
-        _FORMATS[name] = Format(
-            name, build, summary, chosen, keywords, color, marker, build.__module__
-        )
+        module = build.__module__
+        _FORMATS.enter(Format(given, build, summary, chosen, keywords, color, marker, module))
         return build
 
     return enter
 
 
+@lru_cache(maxsize=256)
 def _keywords(build: Builder) -> tuple[str, ...]:
     """Parameters of a builder after the first, which is the budget."""
     parameters = list(inspect.signature(build).parameters.values())[1:]
@@ -148,7 +145,7 @@ def _keywords(build: Builder) -> tuple[str, ...]:
 
 def formats() -> dict[str, Format]:
     """All registered formats by name, the book's first."""
-    return dict(_FORMATS)
+    return dict(_FORMATS.rows)
 
 
 def format_of(name: str) -> Format:
@@ -159,26 +156,7 @@ def format_of(name: str) -> Format:
     TypeError, ValueError
         If nothing has that name, or the module or its function is not there.
     """
-    if isinstance(name, str) and ":" in name and name not in _FORMATS:
-        return _imported(name)
-    if not isinstance(name, str) or name not in _FORMATS:
-        known = ", ".join(repr(known) for known in _FORMATS)
-        raise ValueError(f"name must be one of {known}, or 'module:function', got {name!r}")
-    return _FORMATS[name]
-
-
-def _imported(name: str) -> Format:
-    module_name, _, function = name.partition(":")
-    try:
-        build = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"name must be of a function that can be imported: {error}") from error
-    if not callable(build):
-        raise TypeError(f"{name} must be a function that builds a Scheme, got {build!r}")
-    for entry in _FORMATS.values():  # importing may have registered it
-        if entry.build is build:
-            return entry
-    return Format(name, build, "", frozenset(), _keywords(build), "#555555", "o", module_name)
+    return _FORMATS.find(name)
 
 
 def named(name: str, bits: int, **options: Any) -> Scheme:

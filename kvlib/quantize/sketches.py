@@ -62,7 +62,7 @@ class SignSketch:
     -----
     Gaussian S: QJL (arXiv:2406.03482, Lemma 3.2), alpha = sqrt(pi/2) / rows. Orthonormal rows:
     each sign(<s, r>) s has mean E|u_1| r/|r|, so alpha = 1 / (rows E|u_1|), with E|u_1| from
-    :func:`kvlib.sphere.mean_absolute`; close to sqrt(pi/2) sqrt(d) / rows.
+    :func:`kvlib.laws.sphere.mean_absolute`; close to sqrt(pi/2) sqrt(d) / rows.
     """
 
     kind: str

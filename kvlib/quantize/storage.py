@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
@@ -95,15 +96,11 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = files.MAX_BYTES) -> A
         If it is damaged, too large or of something else; nothing in it is executed.
     """
     arrays = files.read_npz(path, ("header",), None, max_bytes=max_bytes)
-    try:
+    with files.naming(Path(path)):
         header = files.json_object(arrays.pop("header"), "header")
         if header.get("format") != FORMAT or header.get("version") != VERSION:
             raise ValueError(f"header must say {FORMAT} version {VERSION}, got {header!r:.200}")
         return restore(str(header.get("kind")), header, arrays)
-    except KeyError as error:
-        raise ValueError(f"{path}: misses {error}") from error
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def restore(kind: str, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""Rank-biserial correlation of two samples; `kvlib.inference` is the public name."""
+"""Rank-biserial correlation of two samples; :mod:`kvlib.stats` is the public name."""
 
 from __future__ import annotations
 

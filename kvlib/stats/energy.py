@@ -1,4 +1,4 @@
-"""Energy distance of two samples of points; `kvlib.inference` is the public name."""
+"""Energy distance of two samples of points; :mod:`kvlib.stats` is the public name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permutation tests of two samples; `kvlib.inference` is the public name."""
+"""Permutation tests of two samples; :mod:`kvlib.stats` is the public name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P-values against a null distribution; `kvlib.inference` is the public name."""
+"""P-values against a null distribution; :mod:`kvlib.stats` is the public name."""
 
 from __future__ import annotations
 

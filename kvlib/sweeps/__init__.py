@@ -11,12 +11,21 @@ nothing else: order, number of workers, backend and the rest of the grid do not 
 (3, 12)
 
 :func:`run` computes it, :func:`read` gives the table back, :func:`plot` draws it.
+:func:`measure` does a small grid without a file.
 """
 
 from kvlib.sweeps.backends import WorkerLost
-from kvlib.sweeps.grid import COORDINATES, DEFAULT_METRICS, QUERY_LAWS, Cell, Grid, Treatment
+from kvlib.sweeps.grid import (
+    COORDINATES,
+    DEFAULT_METRICS,
+    QUERY_LAWS,
+    Cell,
+    Grid,
+    Treatment,
+    load_cache,
+)
 from kvlib.sweeps.plot import plot
-from kvlib.sweeps.sweep import Outcome, read, run
+from kvlib.sweeps.sweep import Outcome, measure, read, run
 
 __all__ = [
     "COORDINATES",
@@ -27,6 +36,8 @@ __all__ = [
     "Outcome",
     "Treatment",
     "WorkerLost",
+    "load_cache",
+    "measure",
     "plot",
     "read",
     "run",

@@ -76,10 +76,13 @@ class WorkerLost(RuntimeError):
 
 
 def here(grid: Grid, shards: Iterable[int]) -> Generator[Computed]:
+    """Compute shards in this process, one after the other."""
     import threadpoolctl
 
+    # Finding the libraries takes milliseconds, a shard of a small grid not many more.
+    controller = threadpoolctl.ThreadpoolController()
     for shard in shards:
-        with threadpoolctl.threadpool_limits(1):
+        with controller.limit(limits=1):
             computed = compute(grid, shard)
         yield computed
 

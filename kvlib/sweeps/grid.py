@@ -218,6 +218,7 @@ class Grid:
             raise ValueError("families must hold at least one value unless there are caches")
         self._check_ranks()
         self._check_caches()
+        _ = self.modules
         if any(t.rotation == "hadamard" or t.sketch == "hadamard" for t in self.treatments):
             for dim in self.dims if self.families else ():
                 check_power_of_two(dim, "dims")
@@ -274,9 +275,12 @@ class Grid:
         )
         return tuple(dict.fromkeys(_treatment(*values) for values in combinations))
 
-    @property
+    @functools.cached_property
     def modules(self) -> tuple[str, ...]:
-        """Modules outside kvlib that define formats or metrics of the grid: workers import them."""
+        """Modules outside kvlib that define formats or metrics of the grid: workers import them.
+
+        Found out when the grid is made: a worker knows their names only after importing them.
+        """
         modules = [quantize.format_of(name).module for name in self.schemes]
         modules += [registry.metric_of(name).module for name in self.metrics]
         found = dict.fromkeys(modules)

@@ -19,7 +19,7 @@ import numpy as np
 from kvlib.checks import check_int
 from kvlib.quantize.kernels import runtime
 from kvlib.sweeps.backends import check_cluster, here, in_processes, on_dask, versions
-from kvlib.sweeps.cell import Computed, cells_of
+from kvlib.sweeps.cell import Computed, cells_of, compute
 from kvlib.sweeps.grid import COORDINATES, Grid
 from kvlib.sweeps.store import Store, differing_keys, write_table
 
@@ -173,6 +173,32 @@ def run(
         with contextlib.closing(_backend(grid, missing, workers, dask)) as results:
             computed = _collect(grid, store, results, progress)
         return _assemble(grid, path, store, identity, computed)
+
+
+def measure(grid: Grid) -> pd.DataFrame:
+    """Compute a grid in this process and return its table, without a file.
+
+    For a grid of seconds; the rows are those of :func:`run`.
+
+    Raises
+    ------
+    RuntimeError
+        If a row fails, with its coordinates and error.
+    """
+    _require("pandas", "pyarrow", "threadpoolctl")
+    import pyarrow as pa
+    import threadpoolctl
+
+    shards = range(math.ceil(grid.draw_count / grid.draws_per_shard))
+    tables = []
+    with threadpoolctl.threadpool_limits(1):
+        for computed in (compute(grid, shard) for shard in shards):
+            tables.append(_to_table(grid, computed))
+            if computed.errors:
+                row = tables[-1].slice(min(computed.errors), 1).to_pylist()[0]
+                raise RuntimeError(f"a row failed, the first: {_describe(row)}")
+    table: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return table
 
 
 def _backend(

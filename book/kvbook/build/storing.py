@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import copy
 import io
-from typing import Any
 
 import nbformat
 import numpy as np
 from nbformat import NotebookNode
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from kvbook.build.chapters import code_cells
@@ -142,10 +142,8 @@ def same_image(first: str, second: str) -> bool:
 
 def decoded(image: str) -> NDArray[np.float32]:
     """Pixels of a PNG image in base64, shape (rows, columns, channels), from zero to one."""
-    from matplotlib import image as reader
-
-    pixels: Any = reader.imread(io.BytesIO(base64.b64decode(image)), format="png")
-    return np.atleast_3d(np.asarray(pixels, dtype=np.float32))
+    with Image.open(io.BytesIO(base64.b64decode(image))) as opened:
+        return np.asarray(opened.convert("RGBA"), dtype=np.float32) / np.float32(255)
 
 
 def _within_reach(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:

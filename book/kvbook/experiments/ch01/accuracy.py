@@ -1,0 +1,273 @@
+"""How exact a KL divergence is, by the way it is computed (T18)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvbook import ledger
+from kvbook.experiments.ch01.heads import restored
+from kvlib import attention_kl, attention_weights
+from kvlib.data.captured import KVCache
+from kvlib.data.heads import heads as heads_of
+from kvlib.quantize import Quantizer
+from kvlib.stats import Interval, geometric_mean_interval, mean_interval
+
+FloatArray = NDArray[np.float64]
+
+TARGETS = (1e-12, 1e-9, 1e-8, 1e-7, 3e-7, 1e-6, 1e-4, 1e-2, 1.0)
+"""Sizes of the KL, in nats, at which T18 is tried."""
+COMMON_ERRORS = (1e-3, 1e-1, 1e1, 1e2)
+"""Sizes of an error common to all keys, in nats."""
+
+KLMethod = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], float]
+"""KL of one row from query (d,), keys and quantized keys (tokens, d)."""
+
+
+def predict_t18() -> ledger.Predictions:
+    """What T18 says about the shifted form and about the log-softmax in float32."""
+    per_row = "any row off by more than "
+    mean_of_rows = "right to better than 100% in the mean of rows"
+    foretold: list[tuple[str, ledger.Rule, str]] = [
+        ("shifted form, KL near 1e-8: relative error", ledger.Below(1e-4), per_row + "1e-4"),
+        ("shifted form, KL from 1e-12 to 1: relative error", ledger.Below(1e-9), per_row + "1e-9"),
+        (
+            "shifted form, 100 nats of common error: relative error",
+            ledger.Below(1e-4),
+            per_row + "1e-4",
+        ),
+        ("float32 log-softmax, KL near 1e-8: relative error", ledger.Above(1), mean_of_rows),
+        ("float32 log-softmax, KL near 3e-7: relative error", ledger.Above(1), mean_of_rows),
+        (
+            "float32 log-softmax, KL near 1e-9: share of negative values",
+            ledger.Above(0.25),
+            "fewer than one value in four negative",
+        ),
+        (
+            "control, float32 log-softmax, KL near 0.01: relative error",
+            ledger.Below(0.01),
+            "off by more than one per cent",
+        ),
+    ]
+    return ledger.Predictions("T18", [ledger.Prediction(*one) for one in foretold])
+
+
+def decimal_log_row(q: NDArray[Any], k: NDArray[Any]) -> NDArray[Any]:
+    """Log of an attention row in the digits of the current decimal context, from stored numbers."""
+    q, k = (np.vectorize(lambda x: Decimal(float(x)), otypes=[object])(x) for x in (q, k))
+    logits = k @ q / Decimal(len(q)).sqrt()
+    shifted: NDArray[Any] = logits - sum(x.exp() for x in logits).ln()
+    return shifted
+
+
+def decimal_kl(log_p: NDArray[Any], log_p_hat: NDArray[Any]) -> float:
+    """The definition of KL, in the same arithmetic."""
+    return float(sum(a.exp() * (a - b) for a, b in zip(log_p, log_p_hat, strict=True)))
+
+
+def pairwise_sum(x: NDArray[Any]) -> NDArray[Any]:
+    """Sum of 2^m numbers along the last axis by halving.
+
+    Accurate, and unlike numpy's own sum rounded alike on every machine.
+    """
+    while x.shape[-1] > 1:
+        x = x[..., ::2] + x[..., 1::2]
+    return np.asarray(x[..., 0])
+
+
+def log_softmax_kl(
+    q: NDArray[Any], k: NDArray[Any], k_hat: NDArray[Any], dtype: type[np.floating[Any]]
+) -> float:
+    """The textbook way: two log-softmax rows subtracted, each operation rounded to ``dtype``."""
+    q, k, k_hat = (x.astype(dtype) for x in (q, k, k_hat))
+    log_rows = []
+    for keys in (k, k_hat):
+        logits = pairwise_sum(q * keys) / np.sqrt(dtype(len(q)))
+        logits = logits - logits.max()
+        exponentials = np.exp(logits.astype(np.float64)).astype(dtype)
+        normalizer = np.log(pairwise_sum(exponentials).astype(np.float64)).astype(dtype)
+        log_rows.append(logits - normalizer)
+    p = np.exp(log_rows[0].astype(np.float64)).astype(dtype)
+    return float(pairwise_sum(p * (log_rows[0] - log_rows[1])))
+
+
+def shifted_kl(q: NDArray[Any], k: NDArray[Any], k_hat: NDArray[Any]) -> float:
+    """The form that kvlib computes: from errors of logits, their mean subtracted first."""
+    return float(attention_kl(q[None], k, k_hat)[0])
+
+
+def unshifted_kl(q: NDArray[Any], k: NDArray[Any], k_hat: NDArray[Any]) -> float:
+    """The same without subtracting the mean error, in float64."""
+    q, k, k_hat = (x.astype(np.float64) for x in (q, k, k_hat))
+    p = attention_weights(q[None], k)[0]
+    delta = (k_hat - k) @ q / np.sqrt(len(q))
+    return float(np.log1p(p @ np.expm1(delta)) - p @ delta)
+
+
+KL_METHODS: dict[str, KLMethod] = {
+    "float32 log-softmax": partial(log_softmax_kl, dtype=np.float32),
+    "float64 log-softmax": partial(log_softmax_kl, dtype=np.float64),
+    "shifted": shifted_kl,
+    "unshifted": unshifted_kl,
+}
+"""Ways to compute the KL of a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class KLAccuracy:
+    """How far each way to compute a KL is off, by size of the KL and of a common error.
+
+    Attributes
+    ----------
+    truth : ndarray, shape (heads, targets + common errors)
+        True KL in nats: one column for each of ``TARGETS``, then one for each of
+        ``COMMON_ERRORS`` (at a KL near 1e-8).
+    relative_error : mapping from method to ndarray, of the shape of ``truth``
+        Absolute value.
+    negative : ndarray, shape (heads,)
+        Share of float32 log-softmax values below zero at a KL near 1e-9.
+    """
+
+    truth: FloatArray
+    relative_error: Mapping[str, FloatArray]
+    negative: FloatArray
+
+    def typical(self, method: str, target: float) -> Interval:
+        """Relative error near one size of KL: geometric mean over heads, with its interval."""
+        return geometric_mean_interval(self.relative_error[method][:, TARGETS.index(target)])
+
+    def worst(self, method: str, columns: slice) -> Interval:
+        """Largest relative error of all heads: one number, judged as it is.
+
+        Raised to 1e-9 where it is smaller, since digits below that are the machine's.
+        """
+        errors = self.relative_error[method][:, columns]
+        return Interval.exactly(max(float(errors.max()), 1e-9), len(errors))
+
+    def absolute_error(self, method: str, targets: Sequence[float]) -> float:
+        """Absolute error in nats: geometric mean over heads and some sizes of KL."""
+        columns = [TARGETS.index(target) for target in targets]
+        errors = (self.relative_error[method] * self.truth)[:, columns]
+        return float(np.exp(np.log(errors).mean()))
+
+
+def noisy_keys(
+    q: FloatArray, k: FloatArray, error: FloatArray, target: float, common: float = 0.0
+) -> NDArray[np.float32]:
+    """Keys in float32 whose row has a KL near ``target``, plus an error common to all keys.
+
+    Parameters
+    ----------
+    q : ndarray, shape (d,)
+    k, error : ndarray, shape (tokens, d)
+        The error is scaled to reach the target.
+    target, common : float
+        In nats.
+    """
+    size = np.sqrt(target / shifted_kl(q, k, k + 0.01 * error)) * 0.01
+    # Rounded, so that these inputs are the same on every machine.
+    size = float(f"{size:.6g}")
+    offset = common * np.sqrt(len(q)) * q / pairwise_sum(q * q)
+    keys: NDArray[np.float32] = (k + size * error + offset).astype(np.float32)
+    return keys
+
+
+def relative_errors(
+    q: FloatArray,
+    k: FloatArray,
+    noisy: Sequence[NDArray[np.float32]],
+    methods: Mapping[str, KLMethod],
+) -> tuple[list[float], dict[str, list[float]]]:
+    """True KL of each array of noisy keys, and by method the signed relative errors."""
+    with localcontext(prec=50):
+        log_p = decimal_log_row(q, k)
+        truths = [decimal_kl(log_p, decimal_log_row(q, k_hat)) for k_hat in noisy]
+    pairs = list(zip(noisy, truths, strict=True))
+    errors = {
+        name: [method(q, k, k_hat) / truth - 1 for k_hat, truth in pairs]
+        for name, method in methods.items()
+    }
+    return truths, errors
+
+
+def share_negative(q: FloatArray, k: FloatArray, errors: Sequence[FloatArray]) -> float:
+    """Share of float32 log-softmax values below zero at a KL near 1e-9.
+
+    Of the last query of every window, q and k (windows, tokens, d), for every array of errors.
+    """
+    method = KL_METHODS["float32 log-softmax"]
+    signs = [
+        method(q[w, -1], k[w], noisy_keys(q[w, -1], k[w], error[w], 1e-9)) < 0
+        for error in errors
+        for w in range(len(k))
+    ]
+    return float(np.mean(signs))
+
+
+def measure_t18(
+    cache: KVCache,
+    quantizer: Quantizer,
+    *,
+    draws: int,
+    seed: np.random.SeedSequence,
+    methods: Mapping[str, KLMethod] = KL_METHODS,
+) -> KLAccuracy:
+    """Errors of each method against arithmetic with 50 digits, on rows of every head.
+
+    Parameters
+    ----------
+    cache : KVCache
+    quantizer : Quantizer
+        Its errors give the noise its direction.
+    draws : int
+        Rotations a head; all count for signs, the first (on the first window) for sizes.
+    seed : SeedSequence
+    methods : mapping from name to KLMethod
+    """
+    count = len(cache.layers) * len(cache.heads)
+    seeds = seed.generate_state(draws * count).reshape(count, draws)
+    truth, signed, negative = [], [], []
+    for head, of_head in zip(heads_of(cache), seeds.tolist(), strict=True):
+        q, k = head.q, head.k
+        errors = [np.round(restored(quantizer, k, draw) - k, 6) for draw in of_head]
+        row = q[0, -1], k[0], errors[0][0]
+        noisy = [noisy_keys(*row, target) for target in TARGETS]
+        noisy += [noisy_keys(*row, 1e-8, common) for common in COMMON_ERRORS]
+        truths, by_method = relative_errors(*row[:2], noisy, methods)
+        truth.append(truths)
+        signed.append(by_method)
+        negative.append(share_negative(q, k, errors))
+    off = {name: np.abs([by_method[name] for by_method in signed]) for name in methods}
+    return KLAccuracy(np.array(truth), off, np.array(negative))
+
+
+def judge_t18(predictions: ledger.Predictions, measured: KLAccuracy) -> ledger.Verdict:
+    """Verdict on T18."""
+    near_1e8 = TARGETS.index(1e-8)
+    sizes, most_common = (
+        slice(0, len(TARGETS)),
+        slice(len(TARGETS) + COMMON_ERRORS.index(1e2), None),
+    )
+    textbook = partial(measured.typical, "float32 log-softmax")
+    shifted = partial(measured.worst, "shifted")
+    return predictions.verdict(
+        {
+            "shifted form, KL near 1e-8: relative error": shifted(slice(near_1e8, near_1e8 + 1)),
+            "shifted form, KL from 1e-12 to 1: relative error": shifted(sizes),
+            "shifted form, 100 nats of common error: relative error": shifted(most_common),
+            "float32 log-softmax, KL near 1e-8: relative error": textbook(1e-8),
+            "float32 log-softmax, KL near 3e-7: relative error": textbook(3e-7),
+            "float32 log-softmax, KL near 1e-9: share of negative values": mean_interval(
+                measured.negative
+            ),
+            "control, float32 log-softmax, KL near 0.01: relative error": textbook(1e-2),
+        },
+        note="The shifted form does what T18 says. The float32 log-softmax loses its last digit "
+        "near a KL of 1e-7, not 1e-6: corrected statement, meaningless below about 1e-7.",
+    )

@@ -1,0 +1,159 @@
+"""KL as a bridge: from the direction error of keys to misrouted weight and a wrong output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from kvbook.experiments.ch05.keys import SCALES, Keys, by_scale, keys_and_queries
+from kvbook.experiments.ch05.rows import children
+from kvbook.experiments.common import key_quantizer
+from kvlib import attention_kl, attention_weights, stats
+from kvlib.checks import FloatArray
+from kvlib.data.synthetic import Family
+from kvlib.measure import metrics
+from kvlib.quantize import RotatedQuantizer, Scheme
+from kvlib.stats import Interval
+
+SEEN = ("direction", "kl", "routing", "output")
+PAIRS = {
+    "direction error and KL": ("direction", "kl"),
+    "KL and misrouted weight": ("kl", "routing"),
+    "KL and output error": ("kl", "output"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ValueDependence:
+    """KL of each query, shape (queries,), where only values may differ and where keys do.
+
+    Attributes
+    ----------
+    reference : ndarray
+        Keys and values quantized by KQV.
+    other_values : list of ndarray
+        Other values, longer ones, or another scheme for them: the keys are the same.
+    other_keys : ndarray
+        The keys sketched.
+    """
+
+    reference: FloatArray
+    other_values: list[FloatArray]
+    other_keys: FloatArray
+
+    @property
+    def value_change(self) -> float:
+        """Largest change of any KL that comes from the values."""
+        return max(float(np.abs(kl - self.reference).max()) for kl in self.other_values)
+
+    @property
+    def key_change(self) -> Interval:
+        """Mean relative change of KL that comes from the keys."""
+        return stats.mean_interval(np.abs(self.other_keys / self.reference - 1))
+
+
+def measure_value_dependence(
+    schemes: Mapping[str, Scheme], seed: np.random.SeedSequence
+) -> ValueDependence:
+    """Encode 256 keys with several values and schemes: ``KQV``, ``WHT`` and ``QKQV``.
+
+    WHT quantizes keys as KQV does and rotates values besides; QKQV sketches the keys.
+    """
+    rng = np.random.default_rng(seed)
+    k, v, other = (rng.standard_normal((256, 128)) for _ in range(3))
+    q = rng.standard_normal((32, 128))
+
+    def kl(name: str, values: FloatArray) -> FloatArray:
+        keys = schemes[name].encode(k, values, seed=9).decode()[0]
+        return attention_kl(q, k, keys)
+
+    alike = [kl("KQV", other), kl("KQV", 100 * v), kl("WHT", v)]
+    return ValueDependence(kl("KQV", v), alike, kl("QKQV", v))
+
+
+BridgeCell = tuple[Family, str, int]
+"""Family of keys, arm, bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bridge:
+    """Four errors of every case.
+
+    Attributes
+    ----------
+    cells : list of BridgeCell
+    seen : ndarray, shape (draws, cells, 4, scales)
+        Direction error of K, KL, misrouted weight and relative squared error of the output; mean
+        over queries, at every scale of the logits.
+    """
+
+    cells: list[BridgeCell]
+    seen: FloatArray
+
+    def of(self, name: str) -> FloatArray:
+        """One of ``direction``, ``kl``, ``routing``, ``output``: shape (draws, cells, scales)."""
+        return np.asarray(self.seen[:, :, SEEN.index(name)])
+
+
+def errors_of_case(
+    keys: Keys, v: FloatArray, p: FloatArray, quantizer: RotatedQuantizer, seed: int
+) -> FloatArray:
+    """The four errors of one case at every scale, shape (4, scales); values are exact."""
+    k_hat = quantizer.encode(keys.k, seed=seed).decode()
+    p_hat = attention_weights(keys.q, k_hat)
+    direction = np.full(len(keys.q), metrics.direction_error(keys.k, k_hat).mean())
+    kl = attention_kl(keys.q, keys.k, k_hat)
+    routing = np.abs(p_hat - p).sum(axis=-1) / 2
+    return by_scale(np.array([direction, kl, routing, metrics.relative_mse(p @ v, p_hat @ v)]))
+
+
+def measure_bridge(
+    families: Sequence[Family],
+    arms: Sequence[str],
+    budgets: Sequence[int],
+    seed: np.random.SeedSequence,
+    *,
+    draws: int = 6,
+) -> Bridge:
+    """Every family under every arm and budget; cases of a draw share a seed for the quantizer."""
+    cells = [(family, arm, bits) for family in families for arm in arms for bits in budgets]
+    seen = []
+    for i, child in enumerate(children(seed, draws)):
+        rng, of_draw = np.random.default_rng(child), []
+        for family in families:
+            keys = keys_and_queries(family, 128, rng)
+            v, p = rng.standard_normal(keys.k.shape), attention_weights(keys.q, keys.k)
+            for arm in arms:
+                for bits in budgets:
+                    of_draw.append(errors_of_case(keys, v, p, key_quantizer(arm, bits), 7 * i))
+        seen.append(of_draw)
+    return Bridge(cells, np.array(seen))
+
+
+def rank_correlations(bridge: Bridge) -> dict[str, list[Interval]]:
+    """Spearman's coefficient over the cases, an interval over draws for each logit scale."""
+    found = {}
+    for name, pair in PAIRS.items():
+        a, b = (bridge.of(one) for one in pair)
+        found[name] = [
+            stats.mean_interval(
+                [spearmanr(x[:, s], y[:, s]).statistic for x, y in zip(a, b, strict=True)]
+            )
+            for s in range(len(SCALES))
+        ]
+    return found
+
+
+def pooled_correlation(bridge: Bridge) -> float:
+    """Spearman's coefficient of direction error and KL, all scales pooled, mean over draws."""
+    pairs = zip(bridge.of("direction"), bridge.of("kl"), strict=True)
+    return float(np.mean([spearmanr(x.ravel(), y.ravel()).statistic for x, y in pairs]))
+
+
+def scale_ratio(bridge: Bridge) -> Interval:
+    """KL at the largest logit scale over that at the smallest, geometric mean of the cases."""
+    kl = bridge.of("kl")
+    return stats.geometric_mean_interval(np.exp(np.log(kl[..., -1] / kl[..., 0]).mean(axis=1)))

@@ -1,0 +1,284 @@
+"""The chapter's predictions, stated before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kvbook import ledger
+from kvbook.experiments.ch05.rows import power_sums
+from kvbook.ledger import Above, Below, Prediction, Predictions, Within
+from kvlib import laws
+from kvlib.checks import FloatArray
+
+ARMS = ("KQV", "QKQV, Gaussian", "QKQV, orthogonal")
+"""How keys are quantized: without a sketch, and with one of two."""
+
+FAMILY_NAMES = {
+    "gaussian": "Gaussian",
+    "low_rank": "low-rank",
+    "common_mean": "common-mean",
+    "student_t": "Student t",
+}
+
+
+def arm_in_words(arm: str) -> str:
+    """An arm as the predictions call it."""
+    return arm.replace(",", "")
+
+
+def peaked_label(rest: float) -> str:
+    """T13's prediction for one weight of the rest."""
+    return f"ε = {rest:g}, ε exp(σ²) = 0.01: KL over the peaked law"
+
+
+def predict_c07() -> ledger.Predictions:
+    """C07, four readings of it: softmax amplifies, superlinearly, in real heads."""
+    return Predictions(
+        "C07",
+        [
+            Prediction(
+                "rows where E KL is not proportional to σ²: share",
+                Above(0.9),
+                falsifier="proportional, within three standard errors, on 10% of rows",
+            ),
+            Prediction(
+                "condition holds: share of decided rows amplified superlinearly",
+                Above(0.9),
+                falsifier="10% of them sublinear: the condition is not sufficient",
+            ),
+            Prediction(
+                "condition fails: share of decided rows amplified superlinearly",
+                Above(0.9),
+                falsifier="10% of them sublinear: amplification is not unconditional",
+            ),
+            Prediction(
+                "real heads, KQV from n = 4 to 2: exponent of KL in D",
+                Above(1.05),
+                falsifier="below 1.05 a bit saved costs at most 7% more than in proportion",
+            ),
+        ],
+    )
+
+
+def predict_t11() -> ledger.Predictions:
+    """T11: small noise costs half its variance, less the row's concentration."""
+    return Predictions(
+        "T11",
+        [
+            Prediction(
+                "independent errors, σ² = 0.01: KL over first order, mean of rows",
+                Within(1, 0.01),
+                falsifier="off by more than the next order, at most σ²/2, twice over",
+            ),
+            Prediction(
+                "control: the same over σ²/2, without 1 − S2",
+                Below(0.9),
+                falsifier="the factor 1 − S2 makes no difference on these rows",
+            ),
+            *[
+                Prediction(
+                    f"{arm_in_words(arm)}, n = 4: variance of logit errors over c D",
+                    Within(1, 0.03),
+                    falsifier="off by more than 3%",
+                )
+                for arm in ARMS
+            ],
+            *[
+                Prediction(
+                    f"{arm_in_words(arm)}, n = 4: KL over c D/2 (1 − S2)",
+                    Within(1, 0.05),
+                    falsifier="off by more than 5%",
+                )
+                for arm in ARMS
+            ],
+        ],
+    )
+
+
+def predict_t12(example: FloatArray) -> ledger.Predictions:
+    """T12: the condition for superlinear amplification.
+
+    ``example`` is the row whose KL at variance 0.2 is foretold in nats.
+    """
+    excess = laws.second_order_coefficient(*power_sums(example)) * 0.2**2
+    return Predictions(
+        "T12",
+        [
+            Prediction(
+                "random rows: share on the wrong side, of those decided",
+                Below(0.03),
+                falsifier="3% or more of the decided rows misclassified",
+            ),
+            Prediction(
+                "all random rows against quadrature: share on the wrong side",
+                Below(0.03),
+                falsifier="3% or more misclassified",
+            ),
+            Prediction(
+                "control: the condition 4 S3 > S2, share on the wrong side",
+                Above(0.1),
+                falsifier="the last term of the condition is not needed",
+            ),
+            Prediction(
+                "σ⁴ coefficient, measured over predicted, median row",
+                Within(1, 0.05),
+                falsifier="off by more than the next order at σ² = 0.1, a third of σ²",
+            ),
+            Prediction(
+                "Monte Carlo minus quadrature, in standard errors: spread",
+                Within(1, 0.3),
+                falsifier="one of the two ways is wrong, or the standard errors are",
+            ),
+            Prediction(
+                "p = (0.9, the rest over nine), σ² = 0.2: KL minus first order",
+                Within(float(excess), 1e-4),
+                falsifier="off by more than the next order, 7%",
+            ),
+            Prediction(
+                "random rows with top weight ≤ 1/3 superlinear, or > 0.789 not: count",
+                Below(0.5),
+                falsifier="one counterexample",
+            ),
+        ],
+    )
+
+
+def predict_t13(rests: Sequence[float]) -> ledger.Predictions:
+    """T13: the bound, the peaked law for some weights of the rest, freezing."""
+    exponent = 3 * np.exp(3) / np.expm1(3)
+    return Predictions(
+        "T13",
+        [
+            Prediction(
+                "rows and variances above the bound by four standard errors: count",
+                Below(0),
+                falsifier="one of them",
+            ),
+            Prediction(
+                "control: above half the bound: count",
+                Above(10),
+                falsifier="the test above has no power",
+            ),
+            *[
+                Prediction(
+                    peaked_label(rest),
+                    Within(1, 0.1),
+                    falsifier="off by ten times the number said to be small",
+                )
+                for rest in rests
+            ],
+            Prediction(
+                "corrected, ε exp(3σ²/2) = 0.01: KL over the peaked law, worst ε",
+                Within(1, 0.1),
+                falsifier="off by ten times the number said to be small",
+            ),
+            Prediction(
+                "ε = 0.0001, σ² = 3: local exponent",
+                Within(float(exponent), 0.3),
+                falsifier="off by 10%",
+            ),
+            Prediction(
+                "uniform, N = 4096, σ² = ½ log N: local exponent",
+                Within(1, 0.05),
+                falsifier="frozen a factor of four before the predicted point",
+            ),
+            Prediction(
+                "uniform, N = 4096, σ² = 8 log N: local exponent",
+                Within(2 / 3, 0.05),
+                falsifier="not frozen a factor of four past it",
+            ),
+        ],
+    )
+
+
+def predict_t14() -> ledger.Predictions:
+    """T14: what cancels, what acts as a temperature, and the KL of families and real heads."""
+    return Predictions(
+        "T14",
+        [
+            Prediction(
+                "an error common to all keys: relative change of KL",
+                Below(1e-9),
+                falsifier="any row changes by more than rounding",
+            ),
+            Prediction(
+                "control, the same error on every second key: relative change",
+                Above(0.5),
+                falsifier="softmax ignores this error, too",
+            ),
+            Prediction(
+                "pure shrinkage by 1 − D, n = 4: KL over D²/2 Var(logit)",
+                Within(1, 0.05),
+                falsifier="it does not act as a temperature",
+            ),
+            *[
+                Prediction(
+                    f"{name} keys, n = 4: KL over prediction",
+                    Within(1, 0.05),
+                    falsifier="off by more than the next order, σ²/2 at σ² = 0.1",
+                )
+                for name in FAMILY_NAMES.values()
+            ],
+            Prediction(
+                "real heads, KQV n = 4: KL over prediction without radial gain",
+                Above(1.05),
+                falsifier="there is no gap of more than 5% to close",
+            ),
+            Prediction(
+                "real heads, KQV n = 4: KL over prediction with radial gain",
+                Within(1, 0.1),
+                falsifier="the radial term does not close the gap",
+            ),
+            Prediction(
+                "real heads, QKQV n = 4, worst of two sketches: the same",
+                Within(1, 0.1),
+                falsifier="the prediction fails for sketched keys",
+            ),
+            Prediction(
+                "control, unbiased scale (no radial error): KL without radial term",
+                Within(1, 0.1),
+                falsifier="the gap was not the radial gain",
+            ),
+        ],
+    )
+
+
+def predict_c12() -> ledger.Predictions:
+    """C12: KL depends on keys only, and orders cases as the errors before and behind it do."""
+    return Predictions(
+        "C12",
+        [
+            Prediction(
+                "other values, or values sketched: largest change of KL",
+                Within(0, 0),
+                falsifier="any row changes in any digit",
+            ),
+            Prediction(
+                "control, keys sketched: relative change of KL",
+                Above(0.1),
+                falsifier="KL does not see the keys, either",
+            ),
+            Prediction(
+                "direction error and KL: rank correlation, lowest of four logit scales",
+                Above(0.9),
+                falsifier="below 0.9 over schemes, budgets and families",
+            ),
+            Prediction(
+                "KL and misrouted weight: rank correlation, lowest of four",
+                Above(0.9),
+                falsifier="below 0.9",
+            ),
+            Prediction(
+                "KL and error of the output: rank correlation, lowest of four",
+                Above(0.9),
+                falsifier="below 0.9",
+            ),
+            Prediction(
+                "limit: the same keys, logit scale 4 over 1/2: ratio of KL",
+                Above(10),
+                falsifier="direction error alone determines KL within a factor of 10",
+            ),
+        ],
+    )

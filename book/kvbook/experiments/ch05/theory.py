@@ -1,0 +1,186 @@
+"""What is derived for single rows under independent errors: T11 to T13, and by quadrature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvbook.experiments.ch05.rows import (
+    Panel,
+    gaussian_row,
+    needle,
+    power_sums,
+)
+from kvlib import laws
+from kvlib.checks import FloatArray
+from kvlib.measure import attention
+
+NEVER, ALWAYS = 1 / 3, (1 + 3**-0.5) / 2
+"""Top weights up to which no row is amplified, and from which on every row is."""
+
+
+def coefficient_law(panel: Panel) -> FloatArray:
+    """The fourth-order coefficient of each row (T12)."""
+    return laws.second_order_coefficient(panel.S2, panel.S3)
+
+
+def superlinear_law(panel: Panel) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Whether the condition for superlinear amplification holds, of each row (T12)."""
+    return laws.is_superlinear(panel.S2, panel.S3)
+
+
+def excess_law(panel: Panel, variance: float) -> FloatArray:
+    """What :class:`Excess` estimates, by quadrature: one number a row."""
+    exact = np.array([laws.gaussian_noise_kl(p, variance) for p in panel.rows])
+    return np.asarray((exact - laws.small_noise_kl(variance, panel.S2)) / variance**2)
+
+
+def margin_law(panel: Panel) -> FloatArray:
+    """Relative size of the next order: the fourth over the second at variance one, of each row."""
+    return np.asarray(coefficient_law(panel) / ((1 - panel.S2) / 2))
+
+
+def bound_slack(panel: Panel, variances: Sequence[float]) -> FloatArray:
+    """The bound of T13 over the exact E KL, shape (rows, variances)."""
+    bound = laws.kl_bound(np.array(variances), 1 - panel.top[:, None])
+    return np.asarray(bound / np.array([laws.gaussian_noise_kl(p, variances) for p in panel.rows]))
+
+
+def exponent_law(p: FloatArray, variance: float, step: float = 1.1) -> float:
+    """Local exponent d log KL / d log variance of a row, by quadrature."""
+    high, low = laws.gaussian_noise_kl(p, [step * variance, variance / step])
+    return float(np.log(high / low) / (2 * np.log(step)))
+
+
+@dataclass(frozen=True)
+class ThresholdSearch:
+    """Rows tried against the two thresholds on the top weight.
+
+    Attributes
+    ----------
+    found, total : int
+        Counterexamples among so many rows.
+    largest_sublinear, smallest_superlinear : float
+        The top weights that come nearest to the thresholds.
+    """
+
+    found: int
+    total: int
+    largest_sublinear: float
+    smallest_superlinear: float
+
+
+def search_thresholds(
+    seed: np.random.SeedSequence,
+    *,
+    others: Sequence[int] = (1, 2, 3, 8, 32, 256),
+    shapes: Sequence[float] = (0.05, 0.5, 5.0),
+    rows: int = 2000,
+) -> ThresholdSearch:
+    """Look for a row that the thresholds misjudge.
+
+    A first key of any weight; the others share what is left, unevenly to evenly.
+    """
+    rng = np.random.default_rng(seed)
+    found, total, sublinear, superlinear = 0, 0, 0.0, 1.0
+    for count in others:
+        for shape in shapes:
+            first = rng.uniform(0, 0.999, size=(rows, 1))
+            rest = rng.dirichlet(np.full(count, shape), size=rows)
+            p = np.hstack([first, (1 - first) * rest])
+            holds, peak = laws.is_superlinear(*power_sums(p)), p.max(axis=1)
+            found += int((holds & (peak <= NEVER)).sum() + (~holds & (peak > ALWAYS)).sum())
+            total += len(p)
+            sublinear = max(sublinear, float(peak[~holds].max(initial=0)))
+            superlinear = min(superlinear, float(peak[holds].min(initial=1)))
+    return ThresholdSearch(found, total, sublinear, superlinear)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Variances up to which the peaked law holds within a tenth, for one weight of the rest.
+
+    ``spread`` and ``on_one``: how the rest lies; each by the exact KL, and ``proven`` by the lower
+    bound, beside the threshold derived.
+    """
+
+    rest: float
+    threshold_spread: float
+    spread: float
+    proven_spread: float
+    threshold_on_one: float
+    on_one: float
+    proven_on_one: float
+
+
+def reach_of_peaked_law(rest: float, *, others: int = 1024, level: float = 0.9) -> Reach:
+    """How far the peaked law reaches, the rest spread over other keys or all on one."""
+    s = np.linspace(0.05, 12, 120)
+    law = laws.peaked_kl(s, rest)
+
+    def reach(keys: int) -> tuple[float, float]:
+        exact = laws.gaussian_noise_kl(needle(rest, keys + 1), s)
+        proven = laws.peaked_kl_lower_bound(s, rest, rest**2 / keys)
+        fallen = [float(s[np.argmax(x / law <= level)]) for x in (exact, proven)]
+        return fallen[0], fallen[1]
+
+    log = float(np.log(1 / rest))
+    return Reach(rest, 2 / 3 * log, *reach(others), 1 / 2 * log, *reach(1))
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseMap:
+    """Local exponents of a one-parameter family of rows, by quadrature.
+
+    Attributes
+    ----------
+    entropy, top : ndarray, shape (rows,)
+        Entropy in nats and the largest weight of each row.
+    superlinear : ndarray of bool, shape (rows,)
+        Whether T12 holds for it.
+    variances : ndarray, shape (variances,)
+    exponent : ndarray, shape (rows, variances)
+    """
+
+    entropy: FloatArray
+    top: FloatArray
+    superlinear: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    variances: FloatArray
+    exponent: FloatArray
+
+    @property
+    def boundary(self) -> float:
+        """Entropy below which T12 holds."""
+        return float(self.entropy[self.superlinear].max())
+
+
+def phase_map(rows: Sequence[FloatArray], variances: FloatArray) -> PhaseMap:
+    """Map rows of one length, by central differences of log KL in log variance."""
+    p = np.array(rows)
+    kl = np.array([laws.gaussian_noise_kl(row, variances) for row in rows])
+    exponent = np.gradient(np.log(kl), np.log(variances), axis=1)
+    row = attention.row_statistics(p)
+    superlinear = laws.is_superlinear(row.S2, row.S3)
+    return PhaseMap(row.entropy, p.max(axis=1), superlinear, variances, exponent)
+
+
+def needle_rows(tokens: int, count: int = 40) -> list[FloatArray]:
+    """One leader above an even crowd, from one that holds all to none."""
+    return [needle(rest, tokens) for rest in np.geomspace(3e-5, 1 - 1 / tokens, count)]
+
+
+def gaussian_rows(tokens: int, spreads: FloatArray) -> list[FloatArray]:
+    """Gaussian logits, one row for each standard deviation."""
+    return [gaussian_row(spread, tokens) for spread in spreads]
+
+
+def exact_over_first_order(p: FloatArray, sigma2: FloatArray, S2: FloatArray) -> float:
+    """Exact E KL of rows under independent errors over its first order, both summed over rows.
+
+    ``p`` has shape (rows, tokens), ``sigma2`` and ``S2`` (rows,).
+    """
+    sigma2 = np.exp(np.round(np.log(sigma2) * 8) / 8)  # few different ones: quadrature is cached
+    exact = sum(float(laws.gaussian_noise_kl(a, s)) for a, s in zip(p, sigma2, strict=True))
+    return float(exact / laws.small_noise_kl(sigma2, S2).sum())

@@ -1,0 +1,21 @@
+"""Figures and tables of chapter 7b: each is given what the experiment returned."""
+
+from kvbook.figures.ch07b import tables
+from kvbook.figures.ch07b.plots import (
+    bridge,
+    fat_tails,
+    readings_of_c08,
+    readings_of_c14,
+    readings_of_c15,
+    shannon_plane,
+)
+
+__all__ = [
+    "bridge",
+    "fat_tails",
+    "readings_of_c08",
+    "readings_of_c14",
+    "readings_of_c15",
+    "shannon_plane",
+    "tables",
+]

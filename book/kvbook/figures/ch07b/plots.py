@@ -1,0 +1,264 @@
+"""Figures of chapter 7b."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from kvbook import plotting
+from kvbook.experiments.ch07b import (
+    BITS,
+    BUDGETS,
+    Bridge,
+    FatTails,
+    Planes,
+    ReadingC08,
+    ReadingC14,
+    ReadingC15,
+    Search,
+    bridge_kl_law,
+    kv_alone,
+    lloyd_max_line,
+)
+from kvbook.experiments.ch07b.errors import ANGLE, SQUARED
+from kvbook.experiments.ch07b.planes import FAT, RANK_32
+from kvlib.measure import metrics
+
+GREY = "#B5B5B5"
+DASHES = (0, (5, 2))
+
+SKETCH_LOOKS = {
+    "hadamard": (plotting.SCHEME_COLORS["WHT"], "s"),
+    "haar": (plotting.SCHEME_COLORS["QKV"], "o"),
+    "gaussian": (plotting.SCHEME_COLORS["QKQV"], "^"),
+}
+
+
+def readings_of_c08(search: Search[ReadingC08]) -> Figure:
+    """KL ratio against r of every reading, intact codebooks left, damaged ones right."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 5), sharey=True)
+    for ax, book in zip(axes, ("Lloyd-Max", "dead levels"), strict=True):
+        for (sketch, (color, marker)), (scale, fill) in product(
+            SKETCH_LOOKS.items(), (("unbiased", "full"), ("mmse", "none"))
+        ):
+            wanted = (book, sketch, scale)
+            at = [i for i, x in enumerate(search.labels) if (x.book, x.sketch, x.scale) == wanted]
+            style: dict[str, Any] = {"color": color, "marker": marker, "fillstyle": fill}
+            style |= {"linestyle": "none", "markersize": 4, "alpha": 0.6, "markeredgewidth": 0.8}
+            label = f"{sketch}, {'least squares' if scale == 'mmse' else scale}"
+            ax.plot(*search.values[at].T, label=label, **style)
+        _published_star(ax, *search.published)
+        ax.set(xscale="log", xlim=(0.8, 14), ylim=(-1.06, 0.25), title=f"{book} codebook")
+        ax.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+        ax.minorticks_off()
+        ax.set_xlabel("KL of QKQV over KL of KQV")
+    axes[0].set_ylabel("rank-biserial r, KQV against QKQV")
+    handles, names = axes[0].get_legend_handles_labels()
+    legend: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "fontsize": 10.5}
+    fig.legend(handles, names, handletextpad=0.2, **legend)
+    return fig
+
+
+def _published_star(ax: Any, x: float, y: float) -> None:
+    """An open star at the published pair."""
+    ax.plot(
+        x,
+        y,
+        marker="*",
+        color="white",
+        markeredgecolor=plotting.INK,
+        markersize=16,
+        markeredgewidth=1.6,
+        linestyle="none",
+        label="published",
+    )
+
+
+def bridge(measured: Bridge) -> Figure:
+    """Three clouds at n = 4: direction error to KL with T11's curve, and KL to output error."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
+    angles, kls, outputs = measured.at_four_bits()
+    columns = {"angle": angles, "kl": kls, "output": outputs}
+    frame = pd.DataFrame({name: x.ravel() for name, x in columns.items()})
+    frame["scheme"] = np.repeat(measured.clouds, angles.shape[-1])
+    style: dict[str, Any] = {"data": frame, "hue": "scheme", "style": "scheme", "s": 18}
+    style |= {"palette": plotting.SCHEME_COLORS, "markers": plotting.SCHEME_MARKERS}
+    style |= {"alpha": 0.7, "linewidth": 0}
+    sns.scatterplot(x="angle", y="kl", ax=left, **style)
+    sns.scatterplot(x="kl", y="output", ax=right, legend=False, **style)
+    angle = np.linspace(0.025, 0.095, 40)
+    law = bridge_kl_law(angle, measured.unconcentrated.mean())
+    plotting.theory_line(left, angle, law, label="T11")
+    left.set(xscale="log", yscale="log", ylabel="KL (nats)")
+    left.set_xlabel("direction error of K (angle / $\\pi$)")
+    left.set_xticks([0.03, 0.05, 0.08], ["0.03", "0.05", "0.08"])
+    left.minorticks_off()
+    left.legend(loc="upper left", fontsize=11, handletextpad=0.2)
+    right.set(xscale="log", yscale="log", xlabel="KL (nats)")
+    right.set_ylabel("relative squared error of the output")
+    right.set_yticks([0.03, 0.1, 0.3], ["0.03", "0.1", "0.3"])
+    right.minorticks_off()
+    return fig
+
+
+# Readings of direction error that are drawn in a colour of their own; all others are alike.
+DIRECTION_NAMES = {"1 − cos": "1 − cos", "θ/π": "angle over π"}
+DIRECTION_LOOKS = {
+    "other readings": (GREY, "."),
+    "1 − cos": (plotting.SCHEME_COLORS["WHT"], "D"),
+    "angle over π": (plotting.SCHEME_COLORS["KQV"], "o"),
+}
+
+
+def readings_of_c15(search: Search[ReadingC15]) -> Figure:
+    """KV's direction error at two and at four bits in every reading."""
+    fig, ax = plt.subplots(figsize=(7.2, 4.2))
+    kv = kv_alone(search)
+    frame = pd.DataFrame(kv.values, columns=["two", "four"])
+    frame["reading"] = [DIRECTION_NAMES.get(x.direction, "other readings") for x in kv.labels]
+    # Seaborn draws rows in their order: the named readings come last, above the others.
+    order = list(DIRECTION_LOOKS)
+    frame = frame.sort_values("reading", key=lambda column: column.map(order.index), kind="stable")
+    sns.scatterplot(
+        frame,
+        x="two",
+        y="four",
+        hue="reading",
+        style="reading",
+        palette={name: color for name, (color, _) in DIRECTION_LOOKS.items()},
+        markers={name: marker for name, (_, marker) in DIRECTION_LOOKS.items()},
+        size="reading",
+        sizes={"other readings": 36, "1 − cos": 18, "angle over π": 18},
+        alpha=0.75,
+        linewidth=0,
+        ax=ax,
+    )
+    star: dict[str, Any] = {"marker": "*", "markersize": 17, "linestyle": "none", "zorder": 9}
+    ax.plot(*kv.published, color=plotting.INK, label="published", **star)
+    ax.axvline(0.5, color=plotting.SCHEME_COLORS["KQV"], linewidth=1.2, linestyle=DASHES)
+    ax.set(xscale="log", yscale="log", xlim=(0.02, 4), ylim=(0.003, 4))
+    ax.set(xlabel="KV's reading at n = 2", ylabel="KV's reading at n = 4")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.legend(loc="upper left", fontsize=11)
+    return fig
+
+
+CACHE_MARKERS = {"K": "o", "V": "^", "T": "s"}
+
+
+def shannon_plane(planes: Planes) -> Figure:
+    """Rate against angle of K, V and T at n = 2 and 4, with light and with heavy tails."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 4.6), sharey=True)
+    panels = {RANK_32: "Rank 32, light tails", FAT: "Student t, ν = 1.05"}
+    for ax, (family, title) in zip(axes, panels.items(), strict=True):
+        rate = np.linspace(0, 4.2, 200)
+        plotting.theory_line(ax, rate, lloyd_max_line(rate), label="Lloyd–Max line")
+        for scheme, cache in product(("KV", "KQV"), CACHE_MARKERS):
+            _plane_points(ax, planes, family, scheme, cache)
+        ax.set(title=title, xlabel="Shannon rate (bits)", xlim=(-1.1, 4.3), ylim=(0, 0.44))
+    axes[0].set_ylabel("φ = angle / π")
+    handles = [
+        Line2D([], [], color=plotting.SCHEME_COLORS[scheme], linewidth=6, label=scheme)
+        for scheme in ("KV", "KQV")
+    ]
+    handles.append(Line2D([], [], linestyle="none", label=" "))
+    handles += [
+        Line2D([], [], color=plotting.MUTED, marker=marker, linestyle="none", label=cache)
+        for cache, marker in CACHE_MARKERS.items()
+    ]
+    legend: dict[str, Any] = {"loc": "upper right", "fontsize": 11, "ncols": 2}
+    axes[0].legend(handles=handles, columnspacing=1, handletextpad=0.5, **legend)
+    return fig
+
+
+def _plane_points(ax: Any, planes: Planes, family: str, scheme: str, cache: str) -> None:
+    """Draws of one cache, open at n = 2 and filled at n = 4; an arrow joins the means."""
+    color = plotting.SCHEME_COLORS[scheme]
+    style: dict[str, Any] = {"color": color, "marker": CACHE_MARKERS[cache], "linestyle": "none"}
+    path = []
+    for bits, fill in ((2, "none"), (4, "full")):
+        points = planes.of_cache(family, scheme, bits, cache)
+        at = metrics.shannon_rate(points[SQUARED]), points[ANGLE]
+        ax.plot(*at, markersize=3.8, alpha=0.55, fillstyle=fill, markeredgewidth=0.6, **style)
+        path.append([x.mean() for x in at])
+    if cache != "T":
+        arrow = {"arrowstyle": "->", "color": color, "linewidth": 1}
+        ax.annotate("", path[1], path[0], arrowprops=arrow)
+
+
+def readings_of_c14(
+    search: Search[ReadingC14], intact: int, damaged: int, nearest: int, *, count: int = 300
+) -> Figure:
+    """r by budget of three readings given by index, of ``count`` others, and as published."""
+    fig, ax = plt.subplots(figsize=(7.2, 4.2))
+    bits = np.array(BUDGETS)
+    others = np.random.default_rng(0).choice(len(search), count, replace=False)
+    ax.plot(bits, search.values[others].T, color="#BBBBBB", linewidth=0.5, alpha=0.35, zorder=1)
+    for i, scheme, marker, label in (
+        (intact, "KV", "s", "Lloyd–Max in both"),
+        (damaged, "KQV", "o", "one damaged codebook in both"),
+        (nearest, "QKV", "D", "nearest reading"),
+    ):
+        color = plotting.SCHEME_COLORS[scheme]
+        ax.plot(bits, search.values[i], color=color, marker=marker, label=label, zorder=3)
+    star: dict[str, Any] = {"marker": "*", "markersize": 13, "linewidth": 1, "linestyle": DASHES}
+    ax.plot(bits, search.published, color=plotting.INK, label="published", zorder=4, **star)
+    ax.axhline(0, color=plotting.MUTED, linewidth=0.8)
+    ax.set(xlabel="budget n (bits a coordinate)", ylim=(-1.08, 1.55))
+    ax.set_ylabel("r, KQV against KV (positive: KQV ahead)")
+    ax.set_xticks(bits)
+    ax.set_yticks([-1, -0.5, 0, 0.5, 1])
+    ax.legend(loc="upper right", fontsize=10.5, ncols=2)
+    return fig
+
+
+FAT_LOOKS = {
+    "t ν=1.05": ("#A01F1A", "o"),
+    "t ν=1.05, spikiest tenth": ("#D98880", "v"),
+    "spike 90%": ("#D8B13A", "D"),
+    "spike 99%": ("#AE8700", "s"),
+}
+
+
+def fat_tails(tails: FatTails) -> Figure:
+    """Errors over D(n) by bits: one Hadamard round with intervals, two rounds dotted."""
+    fig, ax = plt.subplots(figsize=(7.2, 3.9))
+    frame = pd.DataFrame(
+        [
+            {"bits": bits, "keys": name, "rotation": rotation, "over D(n)": over}
+            for name, rotation in product(FAT_LOOKS, ("one round", "two rounds"))
+            for bits, of_draws in zip(BITS, tails.of(name, rotation).T, strict=True)
+            for over in of_draws
+        ]
+    )
+    same: dict[str, Any] = {"x": "bits", "y": "over D(n)", "hue": "keys", "ax": ax}
+    same |= {"palette": {name: color for name, (color, _) in FAT_LOOKS.items()}}
+    one, two = (frame[frame.rotation == name] for name in ("one round", "two rounds"))
+    sns.pointplot(
+        one,
+        **same,
+        markers=[marker for _, marker in FAT_LOOKS.values()],
+        errorbar=plotting.mean_ends,
+        linewidth=1.3,
+        markersize=6.5,
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        err_kws={"linewidth": 1.2},
+        capsize=0.06,
+        native_scale=True,
+    )
+    dotted: dict[str, Any] = {"linestyle": (0, (1, 1.5)), "linewidth": 1.3, "errorbar": None}
+    sns.lineplot(two, **same, **dotted, legend=False)
+    ax.axhline(1, color=plotting.INK, linewidth=1.4, linestyle=DASHES)
+    ax.set(xlabel="bits of the key n", ylabel="relative squared error over D(n)", ylim=(0, 2.3))
+    ax.legend(loc="upper right", fontsize=11)
+    return fig

@@ -1,0 +1,287 @@
+"""Tables of chapter 7b."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from kvbook.experiments.ch07b import (
+    BITS,
+    BUDGETS,
+    JUDGED_VALUES,
+    LOGIT_SCALES,
+    PUBLISHED_CORRELATIONS,
+    PUBLISHED_DIRECTIONS,
+    SKETCHES,
+    SUBJECTS,
+    Bridge,
+    FatTails,
+    Pipeline,
+    Planes,
+    ReadingC08,
+    ReadingC14,
+    ReadingC15,
+    Reproduction,
+    SchemeErrors,
+    Search,
+    distance_to_line,
+    over_the_law,
+)
+from kvbook.experiments.ch07b.baselines import Books
+from kvbook.experiments.ch07b.c08 import SKETCH_SCALES
+from kvbook.experiments.ch07b.planes import FAT
+from kvbook.page import shown, table
+
+BY_BITS = [f"n={n}" for n in BITS]
+BY_BUDGET = [f"n={n}" for n in BUDGETS]
+
+
+def scale_name(scale: str) -> str:
+    """How the page calls a sketch's scale."""
+    return {"mmse": "least squares"}.get(scale, scale)
+
+
+def set_of(budgets: Sequence[int]) -> str:
+    """Budgets as a set: {2,3,5}."""
+    return "{" + ",".join(str(n) for n in budgets) + "}" if budgets else "∅"
+
+
+def codebook_errors(books: Mapping[int, Books], shown: Sequence[tuple[int, str]]) -> Any:
+    """D(n) of some codebooks, given by dimension and name."""
+    rows = [
+        [f"{name}, d={dim}", *(f"{books[dim][name][n].distortion:.3g}" for n in BITS)]
+        for dim, name in shown
+    ]
+    caption = "Relative squared error of a uniformly random direction"
+    return table(["codebook", *BY_BITS], rows, caption)
+
+
+# ------------------------------------------------------------------------------------- C08
+
+SHOWN_C08 = {
+    "QKQV, orthogonal": ("KL", "K squared error", "K direction", "T squared error", "6-D norm"),
+    "KV": (
+        "KL",
+        "K squared error",
+        "K direction",
+        "V squared error",
+        "T squared error",
+        "6-D norm",
+    ),
+}
+
+
+def r_by_family(measured: SchemeErrors) -> Any:
+    """r of KQV against QKQV and KV, by measure and family."""
+    rows = [
+        [rival.split(",")[0], m, *(f"{x.r:+.2f}" for x in measured.r_by_family(rival, m))]
+        for rival, measures in SHOWN_C08.items()
+        for m in measures
+    ]
+    caption = (
+        f"Rank-biserial r, n=4, d=128, {measured.kl.shape[-1]} draws, unpaired; negative: KQV is "
+        "better (orthogonal sketch)"
+    )
+    return table(["KQV against", "measure", *measured.families], rows, caption)
+
+
+def ratio_and_r(measured: SchemeErrors) -> Any:
+    """KL ratio and r by sketch of QKQV."""
+    rows = [["published", "2.25", "−0.983", "—", "—"]]
+    for name in SKETCHES:
+        pooled = measured.pooled_r(name)
+        inside = [x.r for x in measured.r_by_family(f"QKQV, {name}", "KL")]
+        rows.append(
+            [
+                name,
+                shown(measured.kl_ratio(name)),
+                shown(pooled.interval, 3),
+                f"{measured.pooled_r(name, paired=True).r:.3f}",
+                f"{min(inside):.2f} to {max(inside):.2f}",
+            ]
+        )
+    header = ["sketch of QKQV", "KL ratio", "r, pooled", "r, paired", "r inside one family"]
+    caption = "KL at n=4: four families with light tails (gaussian, rank 1, 4, 32), d=128"
+    return table(header, rows, caption)
+
+
+def readings_of_c08(search: Search[ReadingC08]) -> Any:
+    """Readings and matches by codebook, sketch and scale."""
+    ratio_hits = search.marginal([0], lambda x: x).hits
+    rows = []
+    for book, (sketch, scale) in product(("Lloyd-Max", "dead levels"), SKETCH_SCALES):
+        at = np.array([(x.book, x.sketch, x.scale) == (book, sketch, scale) for x in search.labels])
+        rows.append(
+            [
+                book,
+                sketch,
+                scale_name(scale),
+                str(at.sum()),
+                f"{search.values[at, 0].min():.3g}",
+                f"{search.values[at, 0].max():,.3g}",
+                str((at & ratio_hits).sum()),
+                str((at & search.hits).sum()),
+            ]
+        )
+    header = ["codebook", "sketch", "scale", "readings", "ratio from", "to", "ratio matches"]
+    caption = f"Readings of C08: {len(search)} tried, {search.found} match both numbers"
+    return table([*header, "both match"], rows, caption)
+
+
+# ------------------------------------------------------------------------------------- C13
+
+
+def bridge(measured: Bridge) -> Any:
+    """Means of the three clouds, KL over the law, and the largest KL by logit scale."""
+    angles, kls, _ = measured.at_four_bits()
+    over = over_the_law(measured).values()
+    tops = measured.tops.max(axis=-1).T
+    rows = [
+        ["direction error", *(f"{x.mean():.4f}" for x in angles)],
+        ["KL, mean of draws", *(f"{x.mean():.4f}" for x in kls)],
+        ["KL over the curve of the formula", *(f"{x.estimate:.2f}" for x in over)],
+    ]
+    for scale, top in zip(LOGIT_SCALES, tops, strict=True):
+        rows.append([f"largest KL of a query, logit scale {scale}", *(f"{x:.2f}" for x in top)])
+    caption = f"Student-t ν=3, n=4, d=128, {angles.shape[-1]} draws"
+    return table(["", *measured.clouds], rows, caption)
+
+
+# ------------------------------------------------------------------------------------- C15
+
+
+def natural_directions(planes: Planes) -> Any:
+    """The published direction errors beside three natural readings."""
+    rows = [
+        [
+            name,
+            f"{value:.3f}",
+            *(
+                f"{planes.of_cache(FAT, name.split(',')[0], int(name[-1]), 'K')[j].mean():.4f}"
+                for j in (2, 1, 3)
+            ),
+        ]
+        for name, value in PUBLISHED_DIRECTIONS.items()
+    ]
+    caption = f"Natural quantizers: Lloyd–Max codebooks, d=128, {planes.kl.shape[-1]} draws"
+    header = ["t, ν=1.05, direction error of K", "published", "angle/π", "1 − cos", "chord"]
+    return table(header, rows, caption)
+
+
+def nearest_of_c15(search: Search[ReadingC15], chosen: Sequence[int]) -> Any:
+    """Chosen readings of the three direction errors."""
+    rows = [["0.027", "0.645", "0.202", "published", "", "", ""]]
+    for i in chosen:
+        x = search.labels[i]
+        rows.append(
+            [
+                *(f"{value:.3f}" for value in search.values[i]),
+                f"{x.keys}, d={x.dim}",
+                f"{x.kqv}, {x.rotation}",
+                x.kv,
+                f"{x.direction}, {x.over}",
+            ]
+        )
+    header = ["KQV, n=4", "KV, n=2", "KV, n=4", "keys", "KQV", "KV", "direction error"]
+    caption = f"The nearest of {len(search)} readings; {search.found} match within 5%"
+    return table(header, rows, caption)
+
+
+# ------------------------------------------------------------------------------------- C16
+
+
+def distances_to_line(planes: Planes) -> Any:
+    """Distance of the mean point of V from the Lloyd-Max line, by budget."""
+    rows = [
+        [
+            name,
+            *(f"{distance_to_line(planes.of_cache(FAT, scheme, n, 'V')):.5f}" for n in BUDGETS),
+        ]
+        for name, scheme in JUDGED_VALUES.items()
+    ]
+    caption = "Distance of the mean point of V from the Lloyd–Max line (angle/π), t ν=1.05"
+    return table(["V of", *BY_BUDGET], rows, caption)
+
+
+# ------------------------------------------------------------------------------------- C14
+
+
+def readings_of_c14(search: Search[ReadingC14], chosen: Sequence[int]) -> Any:
+    """Chosen readings of the five correlations."""
+    published = [f"{r:+.3f}" for r in PUBLISHED_CORRELATIONS.values()]
+    rows = [[*published, "published", "", ""]]
+    for i in chosen:
+        x = search.labels[i]
+        rows.append(
+            [
+                *(f"{r:+.2f}" for r in search.values[i]),
+                f"d={x.dim}, {x.kv}",
+                f"{x.book}, {x.sketch} {scale_name(x.scale)}",
+                f"{x.one_number} of {x.size}, {x.direction}",
+            ]
+        )
+    caption = (
+        "Readings of C14: intact codebooks, one damaged codebook in both, and the nearest of "
+        f"{len(search)}"
+    )
+    return table([*BY_BUDGET, "KV", "KQV", "one number"], rows, caption)
+
+
+# ------------------------------------------------------------------------------------- C17
+
+
+def fat_tails(tails: FatTails, rotations: Sequence[str]) -> Any:
+    """Errors over D(n) by kind of keys and rotation."""
+    rows = [
+        [subject, turn, *(f"{x:.2f}" for x in tails.of(subject, turn).mean(axis=0))]
+        for subject in SUBJECTS
+        for turn in rotations
+    ]
+    caption = "Relative squared error of KQV's keys over D(n), d=128"
+    return table(["", "rotation", *BY_BITS], rows, caption)
+
+
+# ------------------------------------------------------------------------ several claims
+
+
+def pipelines(found: Sequence[Pipeline]) -> Any:
+    """Whole pipelines beside the published facts."""
+    row = "+1.0 +0.7 +0.1 +1.0 −0.9"
+    rows = [["<i>published</i>", "{2,3,5}", "2.25", "−0.983", row, "0.027", "0.027"]]
+    for x in found:
+        rows.append(
+            [
+                f"{x.book}, {scale_name(x.scale)} {x.sketch}",
+                set_of(x.crossover),
+                f"{x.ratio:.2f}",
+                f"{x.r:.3f}",
+                " ".join(f"{r:+.1f}" for r in x.by_budget),
+                f"{x.angle:.3f}",
+                f"{x.cosine:.3f}",
+            ]
+        )
+    header = ["pipeline", "C10: QKQV ahead", "C08: ratio", "C08: r", "C14: r by budget"]
+    caption = "Whole pipelines at d=256 against five published facts"
+    return table([*header, "C15: KQV, θ/π", "1 − cos"], rows, caption)
+
+
+def reproductions(found: Sequence[Reproduction]) -> Any:
+    """What became of each published number."""
+    rows = [
+        [
+            x.published,
+            x.outcome,
+            x.reading,
+            x.value,
+            "—" if x.tried is None else str(x.tried),
+            "—" if x.matches is None else str(x.matches),
+            "—" if x.chance is None else f"{x.chance:.0%}",
+        ]
+        for x in found
+    ]
+    header = ["published", "reproduced?", "reading", "value here", "readings tried", "matches"]
+    caption = "The published numbers of this page"
+    return table([*header, "chance of a match"], rows, caption)

@@ -1,0 +1,299 @@
+"""Chapter 7b: every verdict follows its world, and a search counts and matches as it says."""
+
+import math
+
+import numpy as np
+import pytest
+import worlds
+from kvbook.experiments import ch07b
+from kvbook.experiments.ch07b.baselines import RAW_METHODS, on_raw_keys
+from kvbook.experiments.ch07b.errors import errors, jackknife_interval, rank_correlation
+from kvbook.experiments.ch07b.planes import FAT, RANK_32
+from kvbook.experiments.ch07b.summary import outcome
+from scipy.stats import norm
+from worlds import about
+
+from kvlib import laws, named, stats
+from kvlib.data import synthetic
+from kvlib.measure import metrics
+from kvlib.quantize import RotatedQuantizer, codebooks
+
+SCHEMES = ("KV", "KQV", *(f"QKQV, {name}" for name in ch07b.SKETCHES))
+ARMS = ("KV", "KQV", "KQV, Gaussian")
+KV, KQV = 0, 1
+
+
+def published_ratio(holds):
+    """KQV ahead of both others everywhere by the published ratio, or behind everywhere."""
+    rng = np.random.default_rng(9)
+    draws, sign = 1200, 1 if holds else -1
+    # Overlap such that P(x < y) gives the published r at the published ratio.
+    spread = math.log(2.25) / 2.386 / math.sqrt(2)
+    kl = np.exp(spread * rng.standard_normal((5, 7, draws)))
+    kl[KV] *= 3.0**sign
+    kl[2:] *= 2.25**sign if holds else 0.5
+    parts = [rng.uniform(0.9, 1.1, (5, 4, 7, draws)) for _ in "KVT"]
+    for part in parts:
+        part[KV] *= 2.0**sign
+        part[2:] *= 2.0**sign
+    parts[1][2:] = parts[1][KQV]  # QKQV stores its values as KQV does
+    measured = ch07b.SchemeErrors(SCHEMES, tuple(ch07b.FAMILIES), kl, *parts)
+    return ch07b.judge_c08(ch07b.predict_c08(), measured)
+
+
+def one_curve(holds):
+    """Three clouds on one rising curve, or three overlapping ones on falling curves apart."""
+    rng = np.random.default_rng(10)
+    of_draw = rng.uniform(0.9, 1.1, (1, 1, 72))
+    budget = 2.0 ** -np.arange(2, 7)[:, None]
+    cloud = np.array([1.0, 1.5, 3.0] if holds else [3.0, 1.0, 0.5])[:, None, None]
+    angles = (0.4 * budget * cloud * of_draw) * rng.uniform(0.99, 1.01, (3, 5, 72))
+    if holds:
+        kls = angles**2 * rng.uniform(0.99, 1.01, angles.shape)
+    else:
+        apart = np.array([1.0, 4.0, 9.0])[:, None, None]
+        kls = apart * (0.4 * budget) ** 2 / of_draw**3 * rng.uniform(0.99, 1.01, angles.shape)
+    outputs = (kls if holds else 1 / kls) * rng.uniform(0.99, 1.01, kls.shape)
+    tops = (4.0 if holds else 10.0) * rng.uniform(0.95, 1.05, (3, 4, 72))
+    clouds = ("KQV", "QKQV", "KV")
+    bridge = ch07b.Bridge(clouds, angles, kls, outputs, tops, np.full(72, 0.9))
+    return ch07b.judge_c13(ch07b.predict_c13(), bridge)
+
+
+def made_planes(draws=24):
+    """Errors and KL of the two families, all of them one tenth."""
+    rng = np.random.default_rng(12)
+    quantities = 0.1 * rng.uniform(0.999, 1.001, (5, 3, 13, 2, draws))
+    caches = quantities[:, :, :12].reshape(5, 3, 3, 4, 2, draws)
+    return ch07b.Planes(ARMS, (RANK_32, FAT), caches, quantities[:, :, 12])
+
+
+def fat_tailed_directions(holds):
+    """The three published direction errors in both readings, and the published distance."""
+    planes = made_planes()
+    # Views (budget, error of K, draw).
+    kv, kqv = planes.errors[:, KV, 0, :, 1], planes.errors[:, KQV, 0, :, 1]
+    off = 1.0 if holds else 1.5
+    for j in (1, 2):
+        kqv[2, j] *= 0.027 * off / 0.1
+        kv[0, j] *= 0.645 * off / 0.1
+        kv[2, j] *= 0.202 * off / 0.1
+    # The distance of two distant points is twice how far they are apart.
+    apart = math.sqrt((1.004**2 / 2) ** 2 - (0.202 - 0.027) ** 2)
+    kqv[2, 0] *= 0.1
+    kv[2, 0] = (0.1 + apart) ** 2
+    if not holds:
+        kv[2], kqv[2] = kqv[2].copy(), kv[2] * 4
+        kv[2, 1:3] = 0.303
+        kqv[2, 1:3] *= 2
+    return ch07b.judge_c15(ch07b.predict_c15(), planes, np.array([holds]))
+
+
+def towards_the_line(holds):
+    """Values whose distance to the Lloyd-Max line halves with each bit, or doubles."""
+    planes = made_planes()
+    values = planes.errors[:, :, 1, :, 1]  # a view (budget, scheme, error, draw)
+    for i, n in enumerate(range(2, 7)):
+        line = math.asin(2.0**-n) / math.pi
+        size = 2.0**-n if holds else 0.01 * 2.0**n
+        jitter = values[i, :, 0] / 0.1
+        values[i, :, 0] = 4.0**-n
+        values[i, :, 2] = line + size * jitter
+    return ch07b.judge_c16(ch07b.predict_c16(), planes)
+
+
+def published_row(holds):
+    """The published correlations, budget by budget, or the same with the other sign."""
+    draws = 3000
+    rng = np.random.default_rng(13)
+    planes = made_planes(draws)
+    for i, r in enumerate((1.0, 0.7, 0.145, 0.958, -0.923)):
+        r = min(r, 1 - 1e-6) * (1 if holds else -1)
+        shift = math.sqrt(2) * norm.ppf((1 + r) / 2)
+        z = rng.standard_normal((2, draws))
+        for arm, size in ((KV, 10 + shift / 10 + z[0] / 10), (KQV, 10 + z[1] / 10)):
+            planes.errors[i, arm, :, :, 0] = 1e-6
+            planes.errors[i, arm, 0, 0, 0] = size**2
+    return ch07b.judge_c14(ch07b.predict_c14(), planes, np.array([holds]))
+
+
+def fat_tails(holds):
+    """Errors below their limit for every fat tail, and KQV ahead of KV; or the reverse."""
+    over = 0.95 if holds else 1.5
+    subjects = about(over, 12)[:, None, None, None] * np.ones((12, 4, 6, 4))
+    kl = np.random.default_rng(14).uniform(1, 2, (5, 2, 24))
+    kl[:, 0] *= 0.2 if holds else 5.0
+    planes = made_planes()
+    planes.kl[:, KQV, 1], planes.kl[:, KV, 1] = kl[:, 0], kl[:, 1]
+    tails = ch07b.FatTails(("one round", "two rounds", "three rounds", "Haar"), subjects)
+    return ch07b.judge_c17(ch07b.predict_c17(), tails, planes)
+
+
+WORLDS = {
+    "C08": published_ratio,
+    "C13": one_curve,
+    "C14": published_row,
+    "C15": fat_tailed_directions,
+    "C16": towards_the_line,
+    "C17": fat_tails,
+}
+
+test_verdict_follows_the_world = worlds.follow(WORLDS)
+
+
+# ------------------------------------------------------------------------- the searches
+
+
+def search(values, published, *, relative=True, tolerance=0.1):
+    """A search with readings named by their number."""
+    values, published = np.array(values, dtype=float), np.array(published, dtype=float)
+    labels = [(i,) for i in range(len(values))]
+    return ch07b.Search(labels, values, published, np.full(published.shape, tolerance), relative)
+
+
+def test_a_reading_matches_all_numbers_or_none():
+    found = search([[1.05, 2.1], [1.05, 2.3], [0.5, 2.0]], [1, 2])
+    np.testing.assert_array_equal(found.hits, [True, False, False])
+    assert found.found == 1
+    assert found.nearest[0] == 0
+
+
+def test_a_relative_tolerance_is_of_the_published_number():
+    assert search([[-9.5]], [-10.0]).found == 1
+    assert search([[-9.5]], [-10.0], relative=False).found == 0
+
+
+def test_marginal_counts_a_distinct_reading_once():
+    found = search([[1, 2], [1, 5], [3, 7]], [1, 2])
+    alone = found.marginal([0], lambda label: (label[0] // 2,))
+    assert alone.labels == [(0,), (1,)]
+    np.testing.assert_array_equal(alone.values, [[1], [3]])
+    assert (found.found, alone.found) == (1, 1)
+
+
+def test_chance_is_one_for_one_number_and_small_for_many_independent_ones():
+    rng = np.random.default_rng(3)
+    values, stream = rng.uniform(1, 2, (200, 6)), np.random.SeedSequence(4)
+    alone = ch07b.chance_of_match(values[:, :1], 0.01, relative=True, stream=stream, count=50)
+    together = ch07b.chance_of_match(values, 0.01, relative=True, stream=stream, count=50)
+    assert alone == 1
+    assert together < 0.1
+
+
+def test_distinct_takes_the_first_of_each_kind():
+    labels = [("a", 1), ("a", 2), ("b", 1), ("c", 1)]
+    assert ch07b.distinct([1, 0, 3, 2], labels, lambda x: x[0], count=2) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("natural", "hits", "said"),
+    [(True, 0, "yes, natural"), (False, 3, "by some"), (False, 0, "by none")],
+)
+def test_the_outcome_is_said_by_rule(natural, hits, said):
+    assert outcome(natural, hits).startswith(said)
+
+
+# ------------------------------------------------------------------------- its machinery
+
+
+def test_errors_are_those_of_the_library():
+    x, y = np.random.default_rng(5).standard_normal((2, 3, 8, 16))
+    squared, cosine, angle, chord = errors(x, y)
+    np.testing.assert_allclose(squared, metrics.relative_mse(x, y).mean(-1), rtol=1e-12)
+    for found, reading in ((cosine, "one-minus-cosine"), (angle, "angle"), (chord, "chord")):
+        np.testing.assert_allclose(found, metrics.direction_error(x, y, reading).mean(-1), 1e-9)
+
+
+def test_a_zero_reconstruction_is_at_a_right_angle():
+    np.testing.assert_allclose(errors(np.ones((1, 4)), np.zeros((1, 4))), [1, 1, 0.5, 2**0.5])
+
+
+@pytest.mark.parametrize("method", RAW_METHODS)
+def test_scalar_baselines_have_no_more_levels_than_bits_allow(method):
+    x = np.random.default_rng(6).standard_normal((4, 64))
+    quantized = on_raw_keys(method, "token")(x, 2)
+    assert all(np.unique(row.round(12)).size <= 4 for row in quantized)
+    assert np.square(x - quantized).mean() < np.square(x).mean()
+
+
+def test_a_damaged_codebook_has_the_pattern_it_was_searched_for():
+    books = ch07b.damaged_codebooks(256, np.random.default_rng(7))
+    distortions = {n: book.distortion for n, book in books.items()}
+    assert ch07b.crossover_law(distortions, "hadamard", "mmse", 256) == (2, 3, 5)
+    intact = {n: codebooks.lloyd_max(256, n).distortion for n in books}
+    assert ch07b.crossover_law(intact, "hadamard", "mmse", 256) == ()
+
+
+def test_every_reduction_to_one_number_grows_with_the_error():
+    points = np.random.default_rng(8).uniform(1, 2, (6, 40))
+    points[:, 20:] += 2
+    for numbers in ch07b.one_number(points).values():
+        assert ch07b.sign_rank(numbers, 20) > 0.9
+
+
+def test_sign_rank_is_the_rank_biserial_correlation():
+    x, y = np.random.default_rng(9).standard_normal((2, 12))
+    r = ch07b.sign_rank(np.concatenate([x, y]), 12)
+    assert r == pytest.approx(stats.rank_biserial(y, x).r)
+
+
+def test_jackknife_of_a_mean_is_nearly_students_interval():
+    x = np.random.default_rng(10).standard_normal(200)
+    found, student = jackknife_interval(np.mean, x), stats.mean_interval(x)
+    assert found.estimate == pytest.approx(student.estimate)
+    assert found.half_width == pytest.approx(student.half_width, rel=0.01)
+
+
+def test_rank_correlation_holds_its_estimate():
+    x = np.arange(30.0)
+    interval = rank_correlation(x, x + 10 * np.sin(x))
+    assert interval.low < interval.estimate < interval.high < 1
+
+
+def test_72_samples_give_the_published_p():
+    low, high = ch07b.sample_sizes(-0.983, 1e-24, 1e-23, 2)
+    assert low <= 72 <= high
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_one_hot_key_has_the_derived_error(bits):
+    keys, coder = np.eye(128)[:3], RotatedQuantizer(bits, side_dtype="float32")
+    found = metrics.relative_mse(keys, coder.encode(keys, seed=1).decode())
+    np.testing.assert_allclose(found, ch07b.one_hot_error_law(bits), rtol=1e-6)
+
+
+def test_the_search_of_c15_runs_through_the_full_product():
+    books = {32: ch07b.candidate_codebooks(32, np.random.SeedSequence(1))}
+    found = ch07b.search_c15(books, np.random.SeedSequence(2), draws=2, numbers_a_draw=512)
+    families, baselines, rotated, readings = 2, 16, 3 * 6, 9 * 3
+    assert len(found) == families * baselines * rotated * readings == len(set(found.labels))
+    assert len(ch07b.kqv_alone(found)) == families * rotated * readings
+    assert len(ch07b.kv_alone(found)) == families * baselines * readings
+
+
+def test_planes_keep_schemes_and_families_apart():
+    schemes = {name: lambda n, name=name: named(name, n, side_dtype="float32") for name in ARMS[:2]}
+    sizes = {"draws": 3, "tokens": 16, "queries": 4, "dim": 64}
+    planes = ch07b.measure_planes(schemes, ch07b.PLANE_FAMILIES, np.random.SeedSequence(3), **sizes)
+    assert planes.errors.shape == (5, 2, 3, 4, 2, 3)
+    keys = planes.of_cache(RANK_32, "KQV", 5, "K")[0]
+    np.testing.assert_allclose(keys, codebooks.lloyd_max(64, 5).distortion, rtol=0.2)
+    assert (planes.kl_of(FAT, "KV", 4) > planes.kl_of(FAT, "KQV", 4)).all()
+
+
+def test_a_lloyd_max_code_lies_on_its_line():
+    book = codebooks.lloyd_max(128, 3)
+    angle = laws.direction_error_of(book.distortion, "angle")
+    assert ch07b.lloyd_max_line(metrics.shannon_rate(book.distortion)) == pytest.approx(angle)
+
+
+def test_ratio_law_is_near_a_small_experiment():
+    schemes = {name: named(name, 4, sketch="gaussian") for name in ("KQV", "QKQV")}
+    schemes = {"KQV": schemes["KQV"], "QKQV, Gaussian": schemes["QKQV"]}
+    families = dict.fromkeys(ch07b.LIGHT_TAILS, synthetic.GAUSSIAN)
+    sizes = {"draws": 4, "tokens": 64, "queries": 16, "dim": 128}
+    stream = np.random.SeedSequence(11)
+    measured = ch07b.measure_scheme_errors(schemes, families, stream, **sizes)
+    assert measured.keys.shape == (2, 4, 4, 4)
+    law = ch07b.kl_ratio_law(128)["gaussian"]
+    assert measured.kl_ratio("Gaussian").estimate == pytest.approx(law, rel=0.1)
