@@ -78,6 +78,13 @@ def tool(root, name, *options, **variables):
     )
 
 
+def write_program(path, text):
+    """Lay down a shell program."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
 def alive(pid):
     """Whether a process still runs (a zombie does not)."""
     try:

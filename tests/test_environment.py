@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kvbook.build import environment, lock
+from small_book import write_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "book" / "kvbook" / "build" / "environment.py"
@@ -55,8 +56,7 @@ def test_old_interpreters_can_read_it_and_say_what_is_missing():
 
 def test_missing_venv_module_gets_one_clear_message(tmp_path):
     fake = tmp_path / "python3"
-    fake.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-    fake.chmod(0o755)
+    write_program(fake, "exit 1")
     with pytest.raises(environment.EnvironmentProblem, match="python3-venv"):
         environment.require_venv(fake)
     environment.require_venv(sys.executable)
@@ -75,9 +75,7 @@ def repository(tmp_path):
 
 def interpreter(path, version):
     """Lay down a program that answers as an interpreter of some version does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\necho {version.replace('.', ' ')}\n", encoding="utf-8")
-    path.chmod(0o755)
+    write_program(path, f"echo {version.replace('.', ' ')}")
 
 
 @pytest.fixture

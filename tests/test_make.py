@@ -12,16 +12,10 @@ import psutil
 import pytest
 import small_book
 from kvbook.build import stage
+from small_book import write_program
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["lint", "types", "tests", "notebooks", "html", "pages"]
-
-
-def write_program(path, text):
-    """Lay down a shell program."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
-    path.chmod(0o755)
 
 
 @pytest.fixture

@@ -459,8 +459,7 @@ def test_a_foreign_kernel_is_refused(tmp_path, monkeypatch, answer):
     isolation.refuse_foreign_kernel("python3")
     interpreter = tmp_path / "interpreter"
     if answer:
-        interpreter.write_text(f"#!/bin/sh\n{answer}\n", encoding="utf-8")
-        interpreter.chmod(0o755)
+        small_book.write_program(interpreter, answer)
     kernelspec(tmp_path, str(interpreter))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")

@@ -177,9 +177,8 @@ def run_stages(chosen: Sequence[str], options: argparse.Namespace) -> int:
     return status
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `make bench`."""
-    options = parse(argv)
+def compare(options: argparse.Namespace) -> int:
+    """Do what the command line asks; returns the exit status."""
     chosen = options.stages or [name for name, entry in STAGES.items() if entry[1]]
     begin = time.time()
     missing: dict[str, str] = {}
@@ -190,12 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             for old in (BUILD / "bench").glob("*.json"):
                 old.unlink()
         status = run_stages(chosen, options)
-    except environment.EnvironmentProblem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
     except KeyboardInterrupt:
         print("\nbench: interrupted; finished rows are kept", file=sys.stderr)
         if not STAMP.exists():
@@ -204,6 +197,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     merge(missing)
     print(f"bench: {time.time() - begin:.0f} s; rows in _build/bench.json")
     return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `make bench`."""
+    options = parse(argv)
+    return environment.status_of(lambda: compare(options))
 
 
 if __name__ == "__main__":

@@ -214,6 +214,31 @@ def ensure(root: Path = ROOT, venv: "Path | None" = None, named: bool = False) -
     return steps
 
 
+def status_of(
+    work: "Callable[[], object]",
+    refused: "tuple[type[Exception], ...]" = (EnvironmentProblem,),
+    stopped: str = "stopped; the same command begins again",
+) -> int:
+    """Do some work; returns the exit status.
+
+    What the work returns if it is a number and otherwise 0; 1 where something is refused, 3 where
+    the system refuses (disk full, no permission), 130 where it was interrupted, each with one
+    message.
+    """
+    try:
+        status = work()
+        return status if isinstance(status, int) else 0
+    except refused as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+
+
 def require_own(venv: Path) -> None:
     """Refuse to clear a folder that is no virtual environment."""
     if venv.exists() and not (venv / "pyvenv.cfg").exists() and any(venv.iterdir()):
@@ -230,18 +255,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     options = parser.parse_args(argv)
     for name in ("PYTHONHOME", "PYTHONPATH"):  # the user's modules are not pip's
         os.environ.pop(name, None)
-    try:
-        ensure(ROOT, ROOT / options.venv, options.named)
-    except EnvironmentProblem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("stopped; the same command begins again", file=sys.stderr)
-        return 130
-    return 0
+    return status_of(lambda: ensure(ROOT, ROOT / options.venv, options.named))
 
 
 if __name__ == "__main__":
