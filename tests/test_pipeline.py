@@ -389,6 +389,23 @@ def test_of_two_builds_at_once_the_second_is_refused(book, capsys, main):
         pass
 
 
+def test_the_book_is_made_in_three_steps_under_one_lock(book, monkeypatch):
+    steps = []
+
+    def step(name):
+        def work(run, *_):
+            assert files.lock(book / "_build" / "build.lock") is None
+            steps.append((name, run.parameters))
+
+        return work
+
+    monkeypatch.setattr(execute, "update", step("execute"))
+    monkeypatch.setattr(pages, "write", step("pages"))
+    monkeypatch.setattr(render, "render", step("render"))
+    assert whole.main(["--root", str(book), "--parameters", "seed=7"]) == 0
+    assert steps == [(name, {"seed": 7}) for name in ("execute", "pages", "render")]
+
+
 def refuse(*arguments):
     raise PermissionError(13, "Permission denied", str(arguments[0]))
 
@@ -423,6 +440,31 @@ def test_a_figure_is_stored_whatever_backend_the_user_has(book):
     done = run(book, "--chapter", "1")
     assert done.returncode == 1
     assert "code cell 2 is a figure and has no image" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTHONWARNINGS", "error"),
+        ("PYTHONDEVMODE", "1"),
+        ("PYTHONOPTIMIZE", "2"),
+        ("JUPYTER_DATA_DIR", "/elsewhere"),
+        ("IPYTHON_KERNEL", "1"),
+        ("MATPLOTLIBRC", "/elsewhere"),
+        ("KVLIB_KERNELS", "numpy"),
+        ("NUMBA_DISABLE_JIT", "1"),
+        ("PYTEST_ADDOPTS", "-k nothing"),
+        ("MYPYPATH", "/elsewhere"),
+    ],
+)
+def test_the_user_s_variables_stay_out(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/cache")
+    found = isolation.isolated(ROOT)
+    assert name not in found
+    assert found["NUMBA_CACHE_DIR"] == "/cache"
+    assert found["PATH"] == os.environ["PATH"]
+    assert found["PYTHONPATH"] == os.pathsep.join([str(ROOT), str(ROOT / "book")])
 
 
 def test_the_user_s_modules_and_kernels_stay_out(book, tmp_path_factory):

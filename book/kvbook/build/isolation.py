@@ -9,31 +9,20 @@ from pathlib import Path
 
 from kvbook.build.chapters import ChapterProblem
 
-# What could bring packages, kernels or figures of the user's into the chapters.
+# Beginnings of the variables that could bring packages, kernels, options or figures of the user's.
 _FOREIGN = (
-    "IPYTHON_KERNEL",
-    "JUPYTER_CONFIG_DIR",
-    "JUPYTER_CONFIG_PATH",
-    "JUPYTER_DATA_DIR",
-    "JUPYTER_PATH",
-    "JUPYTER_PREFER_ENV_PATH",
-    "KVLIB_KERNELS",
-    "KVLIB_NUM_THREADS",
-    "MATPLOTLIBRC",
-    "MYPYPATH",
-    "NUMBA_CPU_FEATURES",
-    "NUMBA_CPU_NAME",
-    "NUMBA_DISABLE_JIT",
-    "PYTEST_ADDOPTS",
-    "PYTEST_PLUGINS",
-    "PYTHONHOME",
-    "PYTHONINSPECT",
-    "PYTHONIOENCODING",
-    "PYTHONOPTIMIZE",
-    "PYTHONSAFEPATH",
-    "PYTHONSTARTUP",
-    "PYTHONWARNINGS",
+    "IPYTHON",
+    "JUPYTER",
+    "KVLIB_",
+    "MATPLOTLIB",
+    "MPL",
+    "MYPY",
+    "NUMBA_",
+    "PYTEST_",
+    "PYTHON",
 )
+# Where compiled code is kept says nothing of what it computes.
+_ALLOWED = ("NUMBA_CACHE_DIR",)
 
 
 def isolated(root: Path) -> dict[str, str]:
@@ -51,8 +40,12 @@ def isolated(root: Path) -> dict[str, str]:
         # The chapters must meet this tree's packages and nobody else's.
         "PYTHONPATH": os.pathsep.join([str(root), str(root / "book")]),
     }
-    own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    return {**own, **fixed}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ALLOWED or not name.startswith(_FOREIGN)
+    }
+    return own | fixed
 
 
 def prepare(root: Path) -> None:
