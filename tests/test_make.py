@@ -1,5 +1,6 @@
 """The Makefile: which tool a target calls with what, which stages run, and what a signal ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -169,19 +170,20 @@ def wait_for(condition, seconds):
 
 def end_by_term(process, marker):
     """TERM make alone once its work has begun; returns what still runs of all it had started."""
+    started = []
     try:
         assert wait_for(lambda: marker.exists() and marker.read_text(), 60)
-    except AssertionError:
-        process.kill()
-        raise
-    started = psutil.Process(process.pid).children(recursive=True)
-    kernel = int(marker.read_text())
-    assert kernel in [child.pid for child in started]
-    process.terminate()
-    process.communicate(timeout=30)
-    pids = [child.pid for child in started]
-    wait_for(lambda: not any(map(small_book.alive, pids)), 15)
-    return [pid for pid in pids if small_book.alive(pid)]
+        started = psutil.Process(process.pid).children(recursive=True)
+        pids = [child.pid for child in started]
+        assert int(marker.read_text()) in pids
+        process.terminate()
+        wait_for(lambda: not any(map(small_book.alive, pids)), 20)
+        return [pid for pid in pids if small_book.alive(pid)]
+    finally:
+        for one in [*started, process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.communicate(timeout=10)
 
 
 def start_make(folder, program, *arguments):
