@@ -207,13 +207,10 @@ def own_rows(
     ValueError
         If a size is not allowed, before anything runs.
     """
-    check_int(rows, "rows", low=1)
-    check_power_of_two(check_dim(dim))
-    for count in threads:
-        check_int(count, "threads", low=1)
-    for n in bits:
-        check_bits(n, low=2)
-    x = vectors(rows, dim, seed=seed)
+    rows, dim = check_int(rows, "rows", low=1), check_power_of_two(check_dim(dim))
+    threads = [check_int(count, "threads", low=1) for count in threads]
+    bits = [check_bits(n, low=2) for n in bits]
+    x = vectors(rows, dim, seed=check_int(seed, "seed", low=0))
     for n in bits:
         run = {"run": f"n = {n}"}
         with _one_thread_for_products():

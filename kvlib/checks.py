@@ -48,15 +48,70 @@ def as_finite(x: ArrayLike, name: str) -> FloatArray:
 
 
 def as_real(x: ArrayLike, name: str) -> FloatArray:
-    """Return ``x`` as a float32 or float64 array of any shape (see :func:`as_vectors`)."""
+    """Return ``x`` as a float32 or float64 array of any shape (see :func:`as_vectors`).
+
+    In the byte order of the machine. Masked arrays are refused: numpy would drop the mask.
+    """
+    refuse_masked(x, name)
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if array.dtype == np.float16:
-        return array.astype(np.float32)
-    if array.dtype in (np.float32, np.float64):
-        return array
-    return array.astype(np.float64)
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
+        return array.astype(np.float32, copy=False)
+    return array.astype(np.float64, copy=False)
+
+
+def refuse_masked(x: object, name: str) -> None:
+    """Refuse a masked array, whose masked entries would count like the others."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must not be a masked array: drop the masked entries ({name}.compressed()), or "
+            f"take {name}.data if they are to count"
+        )
+
+
+def as_integers(x: ArrayLike, name: str) -> NDArray[Any]:
+    """Return ``x`` as an array of integers of any shape and width."""
+    refuse_masked(x, name)
+    array = np.asarray(x)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
+    return array
+
+
+def as_bytes(x: object, name: str) -> NDArray[np.uint8]:
+    """Return ``x`` if it is an array of uint8 with at least one axis."""
+    refuse_masked(x, name)
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{name} must be a uint8 array, got {type(x).__name__}")
+    if x.dtype != np.uint8:
+        raise TypeError(f"{name} must have dtype uint8, got {x.dtype}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, got a scalar")
+    return x
+
+
+def as_within(
+    x: ArrayLike, name: str, *, low: float = -np.inf, high: float = np.inf, above: bool = False
+) -> FloatArray:
+    """Return finite numbers from ``low`` to ``high`` in float64, of any shape.
+
+    ``above`` says that ``low`` itself is excluded.
+    """
+    array = as_real(x, name).astype(np.float64, copy=False)
+    inside = (array > low if above else array >= low) & (array <= high) & np.isfinite(array)
+    if not inside.all():
+        raise ValueError(f"{name} must be {_range(low, high, above)}, got {array[~inside].flat[0]}")
+    return array
+
+
+def _range(low: float, high: float, above: bool) -> str:
+    """What numbers are allowed, in words."""
+    if np.isfinite(high):
+        return f"a number in {'(' if above else '['}{low:g}, {high:g}]"
+    if np.isfinite(low):
+        return f"a finite number {'>' if above else '>='} {low:g}"
+    return "a finite number"
 
 
 def check_nonzero_norms(norms: FloatArray, name: str) -> None:
@@ -67,6 +122,12 @@ def check_nonzero_norms(norms: FloatArray, name: str) -> None:
             f"{name} must hold nonzero vectors, got {zero} of {norms.size} with norm zero; "
             "drop those tokens first"
         )
+
+
+def keep_checked(instance: object, **checked: object) -> None:
+    """Store checked values in the fields of a frozen dataclass: numpy's integers wrap around."""
+    for name, value in checked.items():
+        object.__setattr__(instance, name, value)
 
 
 def check_int(value: object, name: str, *, low: int, high: int | None = None) -> int:
@@ -110,13 +171,31 @@ def check_choice(value: object, name: str, allowed: Collection[str]) -> str:
     return value
 
 
+def check_number(
+    value: object,
+    name: str,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    above: bool = False,
+) -> float:
+    """Return ``value`` as a finite float from ``low`` (or just ``above`` it) to ``high``."""
+    allowed = _range(low, high, above)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if not np.isfinite(value) or value < low or value > high or (above and value == low):
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return float(value)
+
+
 def check_positive(value: object, name: str) -> float:
     """Return ``value`` as a finite float above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a finite number > 0, got {value!r}")
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value}")
-    return float(value)
+    return check_number(value, name, low=0, above=True)
+
+
+def check_cosine(value: object, name: str = "cosine") -> float:
+    """Return ``value`` as a float from -1 to 1."""
+    return check_number(value, name, low=-1, high=1)
 
 
 def check_fraction(value: object, name: str) -> float:
@@ -126,3 +205,17 @@ def check_fraction(value: object, name: str) -> float:
     if not 0 < value < 1:
         raise ValueError(f"{name} must be a number in (0, 1), got {value}")
     return float(value)
+
+
+def check_bool(value: object, name: str) -> bool:
+    """Return ``value`` as a bool; what merely counts as true is refused."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_rng(rng: object, name: str = "rng") -> np.random.Generator:
+    """Return ``rng`` if it is a Generator: what draws must be asked to repeat itself by name."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"{name} must be a numpy.random.Generator, got {rng!r}")
+    return rng

@@ -22,7 +22,9 @@ from kvlib.checks import check_int
 MAX_BYTES = 2 << 30
 """Default limit on the unpacked size of an archive: 2 GiB."""
 
-_MOST_MEMBERS = 1000
+_MAX_DIRECTORY = 1 << 16  # bytes: hundreds of members, a dozen of which are read
+_END = 22  # bytes of the end record of a zip file; a comment may follow, of up to 64 KiB
+_END_AND_COMMENT = _END + 76 + (1 << 16)
 _CORRUPT = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
@@ -153,8 +155,10 @@ def read_npz(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     limit = check_int(max_bytes, "max_bytes", low=1)
-    with naming(path), zipfile.ZipFile(path) as archive:
-        return _read_arrays(archive, required, optional, limit)
+    with naming(path), path.open("rb") as file:
+        _refuse_long_directory(file)
+        with zipfile.ZipFile(file) as archive:
+            return _read_arrays(archive, required, optional, limit)
 
 
 @contextlib.contextmanager
@@ -174,6 +178,27 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _refuse_long_directory(file: IO[bytes]) -> None:
+    """Refuse a file of thousands of members before zipfile makes an object of each.
+
+    The length of the directory stands in the end record of a zip file, and in a second one before
+    it (zip64) if the file is large. What is no zip file is left for zipfile to refuse.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END_AND_COMMENT))
+    tail = file.read()
+    plain = tail[-_END:].startswith(b"PK\x05\x06") and tail.endswith(b"\0\0")
+    at = len(tail) - _END if plain else tail.rfind(b"PK\x05\x06")
+    if at < 0:
+        return
+    field = tail[at + 12 : at + 16]
+    if at >= 76 and tail[at - 20 :].startswith(b"PK\x06\x07"):
+        field = tail[at - 36 : at - 28]
+    length = int.from_bytes(field, "little")
+    if length > _MAX_DIRECTORY:
+        raise ValueError(f"has a directory of {length} bytes, allowed are {_MAX_DIRECTORY}")
+
+
 def _read_arrays(
     archive: zipfile.ZipFile,
     required: Sequence[str],
@@ -181,8 +206,6 @@ def _read_arrays(
     max_bytes: int,
 ) -> dict[str, NDArray[Any]]:
     members = archive.infolist()
-    if len(members) > _MOST_MEMBERS:
-        raise ValueError(f"holds {len(members)} arrays, allowed are {_MOST_MEMBERS}")
     declared = sum(member.file_size for member in members)
     if declared > max_bytes:
         raise ValueError(f"declares {declared} unpacked bytes, allowed are {max_bytes}")

@@ -154,8 +154,8 @@ def measure(
     Every task runs once before, untimed: that run compiles, fills caches and is judged. Each round
     begins with another task, so that nobody always follows the same neighbour.
     """
-    check_positive(seconds, "seconds")
-    check_int(most, "most", low=check_int(least, "least", low=1))
+    seconds, least = check_positive(seconds, "seconds"), check_int(least, "least", low=1)
+    most = check_int(most, "most", low=least)
     say = report or (lambda text: None)
     judged: list[Mapping[str, Any]] = []
     for task in tasks:

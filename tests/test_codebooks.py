@@ -8,8 +8,10 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, stats
+from scipy.special import gammaln
 
+from kvlib import laws
 from kvlib.laws import sphere
 from kvlib.quantize import codebooks
 from kvlib.quantize.codebooks import (
@@ -388,7 +390,7 @@ def test_bad_levels_codes_and_samples_are_refused():
         codebook.dequantize(np.array([0, 4]))
     with pytest.raises(ValueError, match=r"codes must lie in 0\.\.3, got -1\.\.0"):
         codebook.dequantize(np.array([-1, 0]))
-    with pytest.raises(TypeError, match="codes must be integers, got dtype float64"):
+    with pytest.raises(TypeError, match="codes must hold integers, got dtype float64"):
         codebook.dequantize(np.array([0.0]))
     with pytest.raises(TypeError, match="y must hold real numbers, got dtype object"):
         codebook.quantize(np.array([None]))
@@ -440,10 +442,10 @@ def test_lloyd_iterations_refuse_nan(name, bad):
 # --- The spread of the radial gain -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dim", "bits"), [(8, 1), (8, 3), (64, 2), (128, 4)])
+@pytest.mark.parametrize(("dim", "bits"), [(8, 1), (8, 3), (64, 2), (128, 4), (1024, 4)])
 def test_radial_gain_variance_against_uniform_vectors(dim, bits):
     codebook = lloyd_max(dim, bits)
-    u = sphere.sample(60_000, dim, rng=np.random.default_rng([dim, bits]))
+    u = sphere.sample(min(60_000, 2**24 // dim), dim, rng=np.random.default_rng([dim, bits]))
     gain = (u * codebook.dequantize(codebook.quantize(u))).sum(axis=-1)
     exact = radial_gain_variance(codebook)
     squares = (gain - (1 - codebook.distortion)) ** 2
@@ -454,8 +456,85 @@ def test_radial_gain_variance_against_uniform_vectors(dim, bits):
     assert abs(squares.mean() - products.var() / dim) > 4 * error
 
 
+def quadrature(function, codebook, density, width, end):
+    """Twice the integral of an even function of u and Q(u) over u > 0."""
+    cuts = np.concatenate([[0.0], codebook.edges[codebook.edges > 0], width * np.arange(1, 40)])
+    cuts = np.unique(np.append(cuts[cuts < end], end))
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    half = np.diff(cuts)[:, None] / 2
+    u = cuts[:-1, None] + half * (1 + nodes)
+    q = codebook.levels[np.searchsorted(codebook.edges, u)]
+    return float((2 * half * weights * density(u) * function(u, q)).sum())
+
+
+def by_harmonics(codebook, degrees=400):
+    """Var sum_i g(u_i) for g(u) = u (Q(u) - u), degree by degree.
+
+    E g(u_1) g(u_2) = sum_k N_k (E g P_k)^2 P_k(0): the two coordinates are <u, e> for orthogonal e.
+    """
+    d, k = codebook.dim, np.arange(degrees + 1)
+    number = np.exp(np.log(2 * k + d - 2) + gammaln(k + d - 2) - gammaln(d - 1) - gammaln(k + 1))
+    moments = laws.quantizer_energies(codebook.levels, d, degrees) / np.sqrt(d * number)  # E Q P_k
+    moments[1] -= 1 / d  # E (Q - u) P_k
+    below = np.append(0.0, moments[:-2])
+    of_g = ((k[:-1] + d - 2) * moments[1:] + k[:-1] * below) / (2 * k[:-1] + d - 2)
+    energies = number[:-1] * of_g**2
+    square = quadrature(
+        lambda u, q: (u * (q - u)) ** 2,
+        codebook,
+        lambda u: sphere.coordinate_pdf(u, d),
+        width=d**-0.5,
+        end=1,
+    )
+    at_zero = laws.gegenbauer(degrees - 1, 0.0, d)
+    return d * (square - of_g[0] ** 2) + d * (d - 1) * float((energies * at_zero)[1:].sum())
+
+
+@pytest.mark.parametrize("dim", [16, 33, 64, 128, 256, 512])
+@pytest.mark.parametrize("bits", [1, 2, 4, 6])
+def test_radial_gain_variance_is_that_of_its_harmonics(dim, bits):
+    codebook = lloyd_max(dim, bits)
+    assert radial_gain_variance(codebook) == pytest.approx(by_harmonics(codebook), rel=1e-6)
+    # Control: without the harmonics of degree two the two are far apart.
+    assert radial_gain_variance(codebook) != pytest.approx(by_harmonics(codebook, 2), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "codebook",
+    [lloyd_max(dim, bits) for dim in (2**14, 2**17, 2**20, 2**24) for bits in (1, 2, 4, 6)]
+    + [lloyd_max(2**20, 8), equal_probability(2**20, 4)],
+    ids=lambda codebook: f"{codebook.dim}-{codebook.bits}-{codebook.name}",
+)
+def test_radial_gain_variance_tends_to_the_gaussian_one(codebook):
+    # Of a normal vector, what depends on its length only taken away: the harmonic of degree two.
+    dim = codebook.dim
+    scaled = Codebook(dim, codebook.bits, codebook.levels * math.sqrt(dim), "for the normal law")
+
+    def g(function):
+        return quadrature(
+            lambda z, q: function(z, z * (q - z)), scaled, stats.norm.pdf, width=1, end=38
+        )
+
+    own = g(lambda z, g: g**2) - g(lambda z, g: g) ** 2
+    degree_two = g(lambda z, g: g * (z * z - 1)) ** 2 / 2
+    value = radial_gain_variance(codebook)
+    assert value == pytest.approx((own - degree_two) / dim, rel=20 / dim + 1e-6, abs=0)
+    assert value != pytest.approx(own / dim, rel=40 / dim + 2e-6, abs=0)
+
+
+def test_radial_gain_variance_of_wide_cells_and_of_none():
+    wide = Codebook(1024, 2, np.linspace(-1, 1, 4), "wide")  # the law sees the middle edge only
+    near = Codebook(1024, 1, np.array([-1, 1]) / 3, "two levels")
+    assert radial_gain_variance(wide) == pytest.approx(radial_gain_variance(near), rel=1e-9)
+    for dim in (8, 100, 1024):
+        assert radial_gain_variance(lloyd_max(dim, 0)) == 0
+    assert radial_gain_variance(lloyd_max(8, 4)) == pytest.approx(
+        by_harmonics(lloyd_max(8, 4), 1600), rel=1e-6
+    )
+
+
 def test_radial_gain_variance_needs_a_symmetric_codebook_and_eight_dimensions():
     with pytest.raises(ValueError, match="codebook must be symmetric"):
         radial_gain_variance(Codebook(8, 1, np.array([-0.1, 0.3]), "lopsided"))
-    with pytest.raises(ValueError, match=r"codebook\.dim must be an integer >= 8, got 4"):
+    with pytest.raises(ValueError, match=r"codebook\.dim must be an integer from 8 to .*, got 4"):
         radial_gain_variance(lloyd_max(4, 2))

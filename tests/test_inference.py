@@ -6,6 +6,7 @@ Every simulated rate is compared with its nominal value within four binomial sta
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -231,6 +232,79 @@ def test_holm_bounds_false_rejections():
     assert not within(np.mean((p[:, :true] <= 0.05).any(1)), expected, trials)
 
 
+# Shapes and range ------------------------------------------------------------------------------
+
+REPETITIONS = np.array([0.3, -1.2, 0.8, 1.9])
+FLAT_ONLY = {
+    "mean_interval": stats.mean_interval,
+    "geometric_mean_interval": lambda x: stats.geometric_mean_interval(np.exp(x)),
+    "bootstrap_interval": lambda x: bootstrap(x),
+    "bootstrap_difference": lambda x: stats.bootstrap_difference(
+        x, REPETITIONS, np.mean, rng=np.random.default_rng(0)
+    ),
+    "difference_interval": lambda x: stats.difference_interval(x, REPETITIONS),
+    "difference_interval of y": lambda x: stats.difference_interval(REPETITIONS, x),
+    "rank_biserial": lambda x: stats.rank_biserial(x, REPETITIONS),
+    "permutation_test": lambda x: stats.permutation_test(
+        x, REPETITIONS, rng=np.random.default_rng(0)
+    ),
+    "monte_carlo_pvalue": lambda x: stats.monte_carlo_pvalue(1.0, x),
+    "holm": lambda x: stats.holm(np.abs(x) / 2),
+}
+
+
+@pytest.mark.parametrize("name", FLAT_ONLY)
+def test_tokens_do_not_count_as_repetitions(name):
+    # Four repetitions of a thousand tokens that share everything: still four repetitions.
+    tokens = np.repeat(REPETITIONS[:, None], 1000, axis=1)
+    FLAT_ONLY[name](REPETITIONS)
+    for wrong in (tokens, REPETITIONS[:, None], REPETITIONS[None], np.float64(1.0)):
+        with pytest.raises(ValueError, match=r"must have shape \((n|m),\)"):
+            FLAT_ONLY[name](wrong)
+
+
+def test_what_flattening_would_cost():  # why the test above is there
+    tokens = np.repeat(REPETITIONS[:, None], 1000, axis=1)
+    honest = stats.mean_interval(tokens.mean(axis=1)).half_width
+    assert stats.mean_interval(tokens.ravel()).half_width < honest / 40
+
+
+def test_samples_of_any_shape_are_pooled_by_ks_distance():
+    x = np.random.default_rng(3).standard_normal((4, 5, 2))
+    pooled = stats.ks_distance(x.ravel(), scipy.stats.norm.cdf)
+    assert stats.ks_distance(x, scipy.stats.norm.cdf) == pooled
+
+
+HUGE = [1e308, 1.2e308]
+OVERFLOWING = {
+    "mean": lambda: stats.mean_interval([1.7e308, 1.7e308]),
+    "spread": lambda: stats.mean_interval([1e200, -1e200]),
+    "difference": lambda: stats.difference_interval(HUGE, np.negative(HUGE)),
+    "pairs": lambda: stats.difference_interval(HUGE, np.negative(HUGE), paired=True),
+    "ratios": lambda: stats.geometric_mean_interval([1e-300, 1e300]),
+    "effect": lambda: stats.rank_biserial(HUGE, np.negative(HUGE), paired=True),
+    "permutations": lambda: stats.permutation_test(
+        HUGE, np.negative(HUGE), paired=True, rng=np.random.default_rng(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWING)
+def test_intervals_beyond_the_range_of_floats_are_refused(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"must be smaller: their (interval|differences) over"):
+            OVERFLOWING[name]()
+
+
+def test_large_numbers_within_range_are_no_overflow():
+    interval = stats.mean_interval([1e150, 3e150])
+    assert interval.estimate == 2e150
+    welch = stats.difference_interval([1e100, 2e100], [3e100, 5e100])
+    small = stats.difference_interval([1, 2], [3, 5])
+    assert welch.half_width == pytest.approx(1e100 * small.half_width)
+
+
 # Refusals --------------------------------------------------------------------------------------
 
 
@@ -250,13 +324,16 @@ def test_holm_bounds_false_rejections():
             "samples must be finite and",
         ),
         (lambda: stats.holm([]), r"pvalues must have shape \(m,\) with m >= 1, got \(0,\)"),
-        (lambda: stats.holm([0.5, 1.5]), r"pvalues must lie in \[0, 1\], got 1.5"),
-        (lambda: stats.holm([np.nan]), r"pvalues must lie in \[0, 1\], got nan"),
+        (lambda: stats.holm([0.5, 1.5]), r"pvalues must be a number in \[0, 1\], got 1.5"),
+        (lambda: stats.holm([np.nan]), r"pvalues must be a number in \[0, 1\], got nan"),
         (
             lambda: stats.difference_interval([1, 2], [1, 2, 3], paired=True),
             "y must have as many samples as x when paired, got 3 against 2",
         ),
-        (lambda: stats.monte_carlo_pvalue(np.nan, [1.0]), "observed must be finite, got nan"),
+        (
+            lambda: stats.monte_carlo_pvalue(np.nan, [1.0]),
+            "observed must be a finite number, got nan",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -10,6 +10,7 @@ import importlib
 import itertools
 import math
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from kvlib.quantize import RotatedQuantizer, codebooks, packing
 from kvlib.quantize.codebooks import Codebook
 from kvlib.quantize.kernels import dispatch, runtime
 
-pytest.importorskip("numba")
+numba = pytest.importorskip("numba")
 
 POWERS = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 OTHER_DIMS = [3, 5, 7, 9, 15, 17, 63, 65, 96, 100, 130, 1000]
@@ -560,11 +561,129 @@ def test_options_from_the_environment(monkeypatch):
     assert 1 <= runtime.thread_count() <= 64
     for bad in ("0", "-1", "two"):
         monkeypatch.setenv("KVLIB_NUM_THREADS", bad)
-        with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1, got"):
-            runtime.thread_count()
+        for call in (
+            runtime.thread_count,
+            # Whatever the size of the work: one block needs one thread.
+            lambda: RotatedQuantizer(3).encode(gaussian(4, 16)),
+            lambda: attention.attention_output(*gaussian(3, 4, 16)),
+        ):
+            for kernels in ("auto", "numpy"):
+                monkeypatch.setenv("KVLIB_KERNELS", kernels)
+                with pytest.raises(ValueError, match="KVLIB_NUM_THREADS must be an integer >= 1"):
+                    call()
+    monkeypatch.delenv("KVLIB_NUM_THREADS")
+    x, compiled = gaussian(4, 16), RotatedQuantizer(3).encode(gaussian(4, 16))
+    for unset in ("", " ", "auto"):
+        monkeypatch.setenv("KVLIB_KERNELS", unset)
+        assert runtime.kernels("rows") is not None
+        assert_same_bytes(RotatedQuantizer(3).encode(x), compiled)
     monkeypatch.setenv("KVLIB_KERNELS", "fortran")
     with pytest.raises(ValueError, match="KVLIB_KERNELS must be one of 'auto', 'numpy'"):
         RotatedQuantizer(3).encode(gaussian(4, 16))
+
+
+# --- Other processors and settings ----------------------------------------------------------------
+
+
+def test_half_precision_is_rounded_as_numpy_does():
+    from kvlib.quantize.kernels import rows
+
+    @numba.njit
+    def rounded(x, out):
+        for i in range(x.size):
+            out[i] = rows.half(x[i])
+
+    finite = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    finite = np.sort(finite[np.isfinite(finite)])
+    middles = finite[:-1] + np.diff(finite) / 2  # exact: a tie between two neighbours
+    beside = [np.nextafter(middles, np.float32(end)) for end in (-np.inf, np.inf)]
+    extreme = [0, -0.0, 65519.996, 65520, -65520, 1e6, -3e38, np.inf, 1e-8, 2.0**-25, -1e-40]
+    x = np.concatenate([finite, middles, *beside, extreme]).astype(np.float32)
+    out = np.empty_like(x)
+    rounded(x, out)
+    with np.errstate(over="ignore", under="ignore"):
+        expected = x.astype(np.float16).astype(np.float32)
+    assert out.tobytes() == expected.tobytes()
+    truncated = (x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    assert (truncated != expected).mean() > 0.1  # control: the points tell other roundings apart
+
+
+EVERYTHING = """
+import sys
+import numpy as np
+from kvlib.measure.attention import attention_kl
+from kvlib.quantize import RotatedQuantizer
+from kvlib.quantize.kernels import runtime
+
+def everything():
+    x = np.random.default_rng(0).standard_normal((40, 128)).astype(np.float32)
+    parts = []
+    for sketch in (None, "gaussian", "hadamard"):
+        for side in ("float16", "float32"):
+            encoded = RotatedQuantizer(3, sketch=sketch, side_dtype=side).encode(x, seed=1)
+            stored = (encoded.codes, encoded.scales, encoded.signs, encoded.residual_norms)
+            parts += [part.tobytes().hex() for part in stored if part is not None]
+            x_hat = encoded.decode()
+    return parts, x_hat, attention_kl(x[None], x[None], x_hat[None])
+"""
+
+
+def in_another_process(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def assert_same_as_here(code, tmp_path, **environment):
+    """That ``EVERYTHING`` gives there what it gives here."""
+    path = tmp_path / "there.npz"
+    code += f"\nparts, *floats = everything()\nnp.savez({str(path)!r}, *floats, parts=parts)"
+    done = in_another_process(code, **environment)
+    assert done.returncode == 0, done.stderr
+    here = {}
+    exec(EVERYTHING, here)
+    parts, x_hat, kl = here["everything"]()
+    with np.load(path) as there:
+        assert there["parts"].tolist() == parts
+        np.testing.assert_allclose(there["arr_0"], x_hat, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(there["arr_1"], kl, rtol=1e-5)
+
+
+OLD = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+
+HALF_OF_LLVM = """
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+@intrinsic
+def half(typing_context, number):
+    def codegen(context, builder, signature, arguments):
+        narrow = builder.fptrunc(arguments[0], ir.HalfType())
+        return builder.fpext(narrow, ir.FloatType())
+    return types.float32(types.float32), codegen
+
+njit(types.float32(types.float32))(lambda x: half(x))(1.5)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="of another make")
+def test_a_processor_without_half_precision_instructions(tmp_path):
+    compiled = EVERYTHING + '\nassert runtime.kernels("rows"), "numpy would have done it"\n'
+    assert_same_as_here(compiled, tmp_path, NUMBA_CACHE_DIR=str(tmp_path), **OLD)
+    # Control: what LLVM makes of its own type does not live on such a processor.
+    assert in_another_process(HALF_OF_LLVM, **OLD).returncode != 0
+
+
+def test_without_just_in_time_compilation_numpy_does_the_work(tmp_path, numpy_only):
+    uncompiled = EVERYTHING + '\nassert runtime.kernels("rows") is None\n'
+    environment = {"NUMBA_DISABLE_JIT": "1", "KVLIB_KERNELS": "auto"}
+    numpy_only(assert_same_as_here, uncompiled, tmp_path, **environment)
 
 
 # --- Cost -----------------------------------------------------------------------------------------

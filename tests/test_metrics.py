@@ -115,6 +115,20 @@ def test_extreme_lengths_neither_overflow_nor_vanish(size):
     np.testing.assert_allclose(metrics.relative_mse(size * x, size * x_hat), exact)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e160, 1e300])
+def test_an_energy_ratio_has_no_unit(size):
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((2, 5, 4))
+    x[1, 3] = 0  # single zero vectors count
+    x_hat = x + rng.standard_normal((3, 2, 5, 4))
+    exact = ((x - x_hat) ** 2).sum((-2, -1)) / (x**2).sum((-2, -1))
+    np.testing.assert_allclose(metrics.aggregate_relative_mse(x, x_hat), exact, rtol=1e-12)
+    scaled = metrics.aggregate_relative_mse(size * x, size * x_hat)
+    np.testing.assert_allclose(scaled, exact, rtol=1e-12)
+    with np.errstate(over="ignore"):  # control: what squares first has nothing left
+        assert np.square(size * x).sum() in (0, np.inf)
+
+
 # Refusals --------------------------------------------------------------------------------------
 
 

@@ -145,9 +145,9 @@ def test_damage_is_refused(path, tmp_path):
     with pytest.raises(ValueError, match="misses header"):
         quantize.load(path)
     with zipfile.ZipFile(path, "w") as archive:
-        for i in range(1001):
+        for i in range(3000):
             archive.writestr(f"{i}.npy", b"")
-    with pytest.raises(ValueError, match="holds 1001 arrays"):
+    with pytest.raises(ValueError, match="has a directory of"):
         quantize.load(path)
 
 

@@ -357,7 +357,7 @@ def test_another_file_under_the_same_name_is_another_sweep(cache, tmp_path):
         ({"caches": (3,)}, TypeError, "caches must hold paths"),
         ({"families": ()}, ValueError, "families must hold at least one value unless"),
         ({"queries": 17, "CACHE": True}, ValueError, "queries must be at most the 16 tokens"),
-        ({"families": {"gaussian"}}, TypeError, "families must be a list or tuple"),
+        ({"families": {"gaussian"}}, TypeError, "families must be a sequence"),
         ({"metrics": ("speed",)}, ValueError, "metrics: name must be one of 'kl_mean'"),
         ({"logit_unit": "bits"}, ValueError, "logit_unit must be one of"),
         ({"dtype": "float16"}, ValueError, "dtype must be one of"),

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from kvlib import files
 from kvlib.checks import (
     FloatArray,
+    as_integers,
     as_vectors,
+    check_bool,
     check_nonzero_norms,
+    keep_checked,
 )
 
 _REQUIRED = ("q", "k", "v", "layers", "heads", "meta")
@@ -67,8 +70,7 @@ class KVCache:
     ids: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.causal, bool):
-            raise TypeError(f"causal must be True or False, got {self.causal!r}")
+        keep_checked(self, causal=check_bool(self.causal, "causal"))
         for name in ("q", "k", "v"):
             _check_captured(getattr(self, name), name)
         if not self.q.shape == self.k.shape == self.v.shape:
@@ -83,8 +85,9 @@ class KVCache:
                 raise ValueError(
                     f"{name} must name the {size} entries of that axis of k, got {labels}"
                 )
-        if self.ids is not None and self.ids.dtype.kind not in "iu":
-            raise TypeError(f"ids must be an array of integers, got dtype {self.ids.dtype}")
+            keep_checked(self, **{name: tuple(check_int(i, name, low=0) for i in labels)})
+        if self.ids is not None:
+            keep_checked(self, ids=as_integers(self.ids, "ids"))
 
     @property
     def dim(self) -> int:

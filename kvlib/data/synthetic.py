@@ -14,6 +14,8 @@ from kvlib.checks import (
     check_fraction,
     check_int,
     check_positive,
+    check_rng,
+    keep_checked,
 )
 
 # Synthetic families ----------------------------------------------------------------------------
@@ -47,11 +49,11 @@ class Family:
                 takes = f"takes {', '.join(needed)}" if needed else "takes no parameter"
                 raise ValueError(f"family {self.kind!r} {takes}, got {name}={value}")
         if self.nu is not None:
-            check_positive(self.nu, "nu")
+            keep_checked(self, nu=check_positive(self.nu, "nu"))
         if self.rank is not None:
-            check_int(self.rank, "rank", low=1)
+            keep_checked(self, rank=check_int(self.rank, "rank", low=1))
         if self.energy is not None:
-            check_fraction(self.energy, "energy")
+            keep_checked(self, energy=check_fraction(self.energy, "energy"))
 
     @property
     def label(self) -> str:
@@ -149,12 +151,17 @@ def draw(
     ValueError
         If a size is out of range, or nu is so small that a draw overflows.
     """
-    size = check_int(tokens, "tokens", low=1), check_dim(dim)
+    if not isinstance(family, Family):
+        raise TypeError(f"family must be a Family, such as student_t(3), got {family!r}")
+    count, d = check_int(tokens, "tokens", low=1), check_dim(dim)
+    if not isinstance(heads, (tuple, list)):
+        raise TypeError(f"heads must be a tuple of integers >= 1, got {heads!r}")
     lead = tuple(check_int(n, "heads", low=1) for n in heads)
-    if family.rank is not None and family.rank > dim:
-        raise ValueError(f"rank must be at most dim, got rank {family.rank} and dim {dim}")
+    check_rng(rng)
+    if family.rank is not None and family.rank > d:
+        raise ValueError(f"rank must be at most dim, got rank {family.rank} and dim {d}")
     with np.errstate(over="ignore", invalid="ignore"):
-        x = _DRAWS[family.kind](family, lead, *size, rng)
+        x = _DRAWS[family.kind](family, lead, count, d, rng)
     if not np.isfinite(x).all():
         raise ValueError(f"{family.label} overflows float64; use a larger nu")
     return x

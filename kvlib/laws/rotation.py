@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from kvlib.checks import check_dim, check_int, check_positive
+from kvlib.checks import check_dim, check_int, check_number, check_positive
 from kvlib.laws import sphere
 
 
@@ -26,11 +26,9 @@ def hadamard_kurtosis(kurtosis: float, dim: int, rounds: int = 1) -> float:
     fixed point is the sphere's 3 d / (d + 2), and a round multiplies the distance to it by -2/d.
     For one round this is the fourth moment of Efron's (1969) t-statistic under symmetry.
     """
-    d = check_dim(dim)
-    if not 1 <= kurtosis <= d:
-        raise ValueError(f"kurtosis must lie in [1, dim] = [1, {d}], got {kurtosis}")
-    excess = kurtosis - sphere.kurtosis(d)
-    return sphere.kurtosis(d) + excess * (-2 / d) ** check_int(rounds, "rounds", low=0)
+    d, count = check_dim(dim), check_int(rounds, "rounds", low=0)
+    excess = check_number(kurtosis, "kurtosis", low=1, high=d) - sphere.kurtosis(d)
+    return sphere.kurtosis(d) + excess * (-2 / d) ** count
 
 
 def student_t_kurtosis(nu: float, dim: int) -> float:
@@ -42,8 +40,8 @@ def student_t_kurtosis(nu: float, dim: int) -> float:
     Joffe and Teugels 2001). The trapezoidal rule in log s and log x converges geometrically. For
     nu < 2 and d -> infinity the sum tends to 1 - nu/2.
     """
-    d, step = check_dim(dim), 0.2
-    stretch = max(1.0, 1 / check_positive(nu, "nu"))
+    d, nu, step = check_dim(dim), check_positive(nu, "nu"), 0.2
+    stretch = max(1.0, 1 / nu)
     log_x = np.arange(-35, 35 * stretch, step)
     weight = np.exp(log_x - (nu + 1) / 2 * np.logaddexp(0, 2 * log_x - math.log(nu)))
     weight /= weight.sum()
@@ -73,10 +71,11 @@ def ks_of_kurtosis(kurtosis: float, dim: int) -> float:
     distribution function then differs by -a (1 - x^2) f_d(x) p'(x) / (4 (d + 2) <p, p>).
     """
     d = check_dim(dim)
+    excess = check_number(kurtosis, "kurtosis", low=1, high=d) - sphere.kurtosis(d)
     # Angles, not x: at d = 2 the density is infinite where x = 1, the product is not.
     x = np.cos(np.linspace(0, math.pi / 2, 4002)[1:-1])
     x = np.concatenate([x, np.linspace(0, min(1, 5 / math.sqrt(d)), 4002)[1:-1]])
     slope = np.abs(4 * x**3 - 12 * x / (d + 4))
     square_norm = 24 * (d - 1) * (d + 1) / (d * (d + 2) ** 2 * (d + 4) ** 2 * (d + 6))
     peak = float(np.max((1 - x * x) * sphere.coordinate_pdf(x, d) * slope))
-    return abs(kurtosis - sphere.kurtosis(d)) / d**2 * peak / (4 * (d + 2) * square_norm)
+    return abs(excess) / d**2 * peak / (4 * (d + 2) * square_norm)

@@ -9,7 +9,7 @@ import math
 
 from scipy.special import digamma
 
-from kvlib.checks import check_dim
+from kvlib.checks import check_choice, check_dim, check_number
 from kvlib.laws import sphere
 
 GAUSSIAN_PANTER_DITE = math.sqrt(3) * math.pi / 2
@@ -21,7 +21,7 @@ def shannon_bound(bits: float) -> float:
     TurboQuant's lower bound. It is a statement about Gaussian coordinates: a vector whose norm is
     stored for free has only d - 1 of them, and for d = 2 a scalar quantizer passes below it.
     """
-    return math.exp2(-2 * bits)
+    return math.exp2(-2 * check_number(bits, "bits", low=0))
 
 
 def shannon_lower_bound(bits: float, dim: int) -> float:
@@ -57,7 +57,8 @@ def panter_dite(bits: float, dim: int | None = None) -> float:
 
 def one_bit_distortion(dim: int) -> float:
     """D(1) = 1 - d E|u_1|^2, exact: levels +-E|u_1| are the centroids of the two halves (T03)."""
-    return 1 - check_dim(dim) * sphere.mean_absolute(dim) ** 2
+    d = check_dim(dim)
+    return 1 - d * sphere.mean_absolute(d) ** 2
 
 
 def cosine_of(distortion: float) -> float:
@@ -66,8 +67,7 @@ def cosine_of(distortion: float) -> float:
     Centroid condition: E<x, x_hat> = E|x_hat|^2 = 1 - D for unit x. Exact for the mean of
     <x, x_hat>; the cosine of single vectors spreads around it by O(1/sqrt(d)).
     """
-    check_distortion(distortion)
-    return math.sqrt(1 - distortion)
+    return math.sqrt(1 - check_distortion(distortion))
 
 
 def direction_error_of(distortion: float, reading: str) -> float:
@@ -81,9 +81,7 @@ def direction_error_of(distortion: float, reading: str) -> float:
         "angle": math.acos(cosine) / math.pi,
         "chord": math.sqrt(2 * (1 - cosine)),
     }
-    if reading not in readings:
-        raise ValueError(f"reading must be one of {', '.join(readings)}, got {reading!r}")
-    return readings[reading]
+    return readings[check_choice(reading, "reading", tuple(readings))]
 
 
 def unbiased_distortion(distortion: float) -> float:
@@ -91,10 +89,13 @@ def unbiased_distortion(distortion: float) -> float:
 
     The error then is orthogonal to x, so it is tan^2 of the angle whose cosine is sqrt(1 - D).
     """
-    check_distortion(distortion)
-    return distortion / (1 - distortion)
+    D = check_distortion(distortion)
+    return D / (1 - D)
 
 
-def check_distortion(distortion: float) -> None:
-    if not 0 <= distortion < 1:
-        raise ValueError(f"distortion must lie in [0, 1), got {distortion}")
+def check_distortion(distortion: float, name: str = "distortion") -> float:
+    """Return a relative MSE as a float in [0, 1)."""
+    value = check_number(distortion, name, low=0)
+    if value >= 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {distortion}")
+    return value

@@ -11,11 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
-from kvlib.checks import FloatArray, check_dim, check_int
+from kvlib.checks import (
+    FloatArray,
+    as_within,
+    check_choice,
+    check_dim,
+    check_int,
+    check_number,
+)
 from kvlib.laws import sphere
+from kvlib.laws.agreement import agreement, check_levels
 
 HARMONICS = 75
-"""Highest degree of the expansions of a quantizer's error in :func:`shared_error`."""
+"""Highest degree of :func:`quantizer_energies` unless another is asked for."""
 
 
 def gegenbauer(degrees: int, x: ArrayLike, dim: int) -> FloatArray:
@@ -25,7 +33,7 @@ def gegenbauer(degrees: int, x: ArrayLike, dim: int) -> FloatArray:
     law, and E P_k(u_1)^2 is one over the number of harmonics of degree k.
     """
     d, count = check_dim(dim), check_int(degrees, "degrees", low=0)
-    x = np.asarray(x, dtype=np.float64)
+    x = as_within(x, "x")
     values = np.ones((count + 1, *x.shape))
     if count:
         values[1] = x
@@ -40,7 +48,7 @@ def quantizer_energies(levels: ArrayLike, dim: int, degrees: int = HARMONICS) ->
     Parameters
     ----------
     levels : array
-        Increasing reconstruction values; cells end halfway between them.
+        Increasing reconstruction values, symmetric about zero; cells end halfway between them.
     dim, degrees : int
         Dimension d, highest degree.
 
@@ -57,15 +65,27 @@ def quantizer_energies(levels: ArrayLike, dim: int, degrees: int = HARMONICS) ->
     k (k + d - 2) / (d - 1) times the polynomial of degree k - 1 in dimension d + 2.
     """
     d, count = check_dim(dim), check_int(degrees, "degrees", low=1)
-    levels = np.asarray(levels, dtype=np.float64)
+    levels = check_levels(levels)
     edges = (levels[1:] + levels[:-1]) / 2
-    boundary = np.diff(levels) * (1 - edges**2) * sphere.coordinate_pdf(edges, d) / (d - 1)
-    coefficients = gegenbauer(count - 1, edges, d + 2) @ boundary
+    boundary = np.diff(levels) * (1 - edges**2) * sphere.coordinate_pdf(edges, d)
     k = np.arange(1, count + 1)
-    log_number = np.log(2 * k + d - 2) - np.log(k) + gammaln(k + d - 2)
-    log_number -= gammaln(d - 1) + gammaln(k)
+    coefficients = _orthonormal(count - 1, edges, d + 2) @ boundary / np.sqrt(k * (k + d - 2))
     mean = 0.0  # of a symmetric quantizer
-    return np.concatenate([[mean], np.sqrt(d) * np.exp(log_number / 2) * coefficients])
+    return np.concatenate([[mean], d / math.sqrt(d - 1) * coefficients])
+
+
+def _orthonormal(degrees: int, x: FloatArray, dim: int) -> FloatArray:
+    """The polynomials of :func:`gegenbauer` times the root of the number of harmonics.
+
+    By a recurrence of their own: the number itself overflows where d and degree are large.
+    """
+    values = np.ones((degrees + 1, *x.shape))
+    before, below = np.zeros_like(x), 0.0
+    for k in range(1, degrees + 1):
+        above = math.sqrt(k * (k + dim - 3) / ((2 * k + dim - 2) * (2 * k + dim - 4)))
+        values[k] = (x * values[k - 1] - below * before) / above
+        before, below = values[k - 1], above
+    return values
 
 
 def shared_error(
@@ -85,41 +105,103 @@ def shared_error(
     Notes
     -----
     A function of one coordinate correlates with the same function of another unit vector's
-    coordinate degree by degree: sum_k g_k P_k(cosine). Degrees above the last one kept are
-    lumped into one more, so that the value at cosine one is exact; elsewhere it is to 1e-5 for
-    d >= 8, and to 1e-3 for d >= 3.
+    coordinate degree by degree: sum_k g_k P_k(cosine). Near cosine one hundreds of degrees count;
+    :mod:`kvlib.laws.agreement` integrates the derivative of the sum instead, which is finite.
     """
-    cosine = np.asarray(cosine, dtype=np.float64)
-    shares, rest = _error_energies(levels, dim, rescale)
-    polynomials = gegenbauer(shares.size + 1, cosine, dim)
-    return np.asarray(np.tensordot(shares, polynomials[:-2], 1) + rest * polynomials[-1])
+    cosine, d = _cosines(cosine), check_dim(dim)
+    curve, scale = agreement(levels, d), check_number(rescale, "rescale", low=0)
+    own = scale**2 * curve(np.arccos(cosine))
+    return np.asarray(own - (2 * scale * curve.gain - 1) * cosine)
+
+
+def _cosines(x: ArrayLike) -> FloatArray:
+    return as_within(x, "cosine", low=-1, high=1)
 
 
 def common_mean_error(
     share: ArrayLike, levels: ArrayLike, dim: int, *, rescale: float = 1.0
 ) -> FloatArray:
-    """The same averaged over pairs of vectors m + g with a common mean: sum_k g_k share^k (T15).
+    """The same averaged over pairs of vectors m + g with a common mean, exactly (T15).
 
-    In units of their mean square norm. ``share`` is the energy share of the mean, g isotropic
-    Gaussian. Exact in degree one, and otherwise up to O(1/d) from the spread of the norms:
-    |v|^k P_k is a harmonic function, whose mean over g is its value at m.
+    In units of their mean square norm. ``share`` is the energy share s of the mean, g isotropic
+    Gaussian.
+
+    Notes
+    -----
+    sum_k g_k h_k^2 with h_k = E |v| P_k(cos(v, m)) over v = m + g. Because |v|^k P_k is a harmonic
+    function, h_k = |m|^k E |w|^(1-k) for w = m + g in dimension d + 2k: s^(k/2) but for a factor
+    of 1 - O(k^2 (1 - s) / d), and just that for k = 1. Its moment of negative order is the
+    integral of t^((k-3)/2) E exp(-t |w|^2) over t. Very close to one (1 - s < 1e-5) the angle of
+    two vectors is that of their difference in the plane, to a relative 1e-5.
     """
-    share = np.asarray(share, dtype=np.float64)
-    shares, rest = _error_energies(levels, dim, rescale)
-    powers = share[..., None] ** np.arange(shares.size)
-    return np.asarray(powers @ shares + rest * share ** (shares.size + 1))
+    share, d = as_within(share, "share", low=0, high=1), check_dim(dim)
+    curve, scale = agreement(levels, d), check_number(rescale, "rescale", low=0)
+    higher = np.array([_higher_degrees(s, levels, d) for s in share.ravel().tolist()])
+    first = (scale * curve.gain - 1) ** 2 * share
+    return np.asarray(first + scale**2 * higher.reshape(share.shape))
 
 
-def _error_energies(levels: ArrayLike, dim: int, rescale: float) -> tuple[FloatArray, float]:
-    """Energies g_k of the error rescale Q - id, and what lies beyond the last degree."""
-    levels = np.asarray(levels, dtype=np.float64)
-    amplitude = rescale * quantizer_energies(levels, dim)
-    amplitude[1] -= 1
-    edges = np.concatenate([[0.0], (levels[1:] + levels[:-1])[levels.size // 2 :] / 2, [1.0]])
-    probability, _, _ = sphere.upper_cell_moments(edges, dim)
-    energy = 2 * dim * float(probability @ levels[levels.size // 2 :] ** 2) * rescale**2
-    gain = amplitude[1] + 1
-    return amplitude**2, energy - 2 * gain + 1 - float(amplitude @ amplitude)
+_NEARLY_ONE = 1e-5
+_NEGLIGIBLE = 37.0  # e^-37 is below rounding
+
+
+def _higher_degrees(share: float, levels: ArrayLike, dim: int) -> float:
+    """sum over k >= 2 of g_k h_k^2 for the plain scale (see :func:`common_mean_error`)."""
+    if 1 - share < _NEARLY_ONE:
+        return _nearly_one(share, levels, dim)
+    if share == 0:
+        return 0.0
+    # h_k^2 is below share^k, and below exp(-k^2 (1 - share) / d) where that says more.
+    count = _NEGLIGIBLE / -math.log(share)
+    if (1 - share) < dim / (4 * _NEGLIGIBLE):
+        count = min(count, math.sqrt(_NEGLIGIBLE * dim / (1 - share)))
+    energies = quantizer_energies(levels, dim, max(3, math.ceil(count)))[3::2] ** 2
+    return float(energies @ _mean_harmonics(share, energies.size, dim) ** 2)
+
+
+def _mean_harmonics(share: float, count: int, dim: int) -> FloatArray:
+    """h_3, h_5, ... of :func:`common_mean_error`, ``count`` of them."""
+    k = 2.0 * np.arange(count) + 3
+    b, width = (k - 1) / 2, 2 * (1 - share) / dim
+
+    def exponent(y: FloatArray, k: FloatArray, b: FloatArray) -> FloatArray:
+        spread = 1 + width * np.exp(y)
+        return np.asarray(b * y - (dim / 2 + k) * np.log(spread) - share * np.exp(y) / spread)
+
+    # The peak in y = log t, by bisection: the slope falls from b to below zero.
+    low, high = np.full(count, -5.0), np.full(count, 60.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        part = width * np.exp(middle) / (1 + width * np.exp(middle))
+        slope = (
+            b - (dim / 2 + k) * part - share * np.exp(middle) / (1 + width * np.exp(middle)) ** 2
+        )
+        low, high = np.where(slope > 0, middle, low), np.where(slope > 0, high, middle)
+    result = np.empty(count)
+    # Half widths of e^-45 on the left, where the slope is at most b, and in units of 1/sqrt(b).
+    u = np.arange(-180, 181) * 0.25
+    for start in range(0, count, 1024):
+        part = slice(start, start + 1024)
+        step = 1 / np.sqrt(b[part])
+        y = low[part, None] + u * step[:, None]
+        values = exponent(y, k[part, None], b[part, None])
+        top = values.max(axis=1)
+        total = np.exp(values - top[:, None]).sum(axis=1) * 0.25 * step
+        log_h = k[part] / 2 * math.log(share) + top + np.log(total) - gammaln(b[part])
+        result[part] = np.exp(log_h)
+    return result
+
+
+def _nearly_one(share: float, levels: ArrayLike, dim: int) -> float:
+    """The same where the mean is nearly everything: angle^2 is 2 (1 - share) / d chi^2_(d-1)."""
+    curve = agreement(levels, dim)
+    y = math.log(dim) + np.arange(-45, 12, 0.3 / math.sqrt(dim))
+    log_weight = (dim - 1) / 2 * y - np.exp(y) / 2
+    seen = log_weight > log_weight.max() - 45
+    weight = np.exp(log_weight[seen] - log_weight.max())
+    angle = np.minimum(np.sqrt(2 * (1 - share) / dim * np.exp(y[seen])), math.pi)
+    rest = curve(angle) - curve.gain**2 * np.cos(angle)
+    return float(weight @ rest / weight.sum())
 
 
 def sketched_shared_error(cosine: ArrayLike, dim: int, kind: str) -> FloatArray:
@@ -139,11 +221,9 @@ def sketched_shared_error(cosine: ArrayLike, dim: int, kind: str) -> FloatArray:
     kappa = (2/pi) / (d E|u_1|^2), near one. Gaussian: asin - cosine/d, because two different rows
     are not orthogonal and spread the second moment; near cosine zero nothing of it cancels.
     """
-    cosine, d = np.asarray(cosine, dtype=np.float64), check_dim(dim)
-    if kind == "gaussian":
+    cosine, d = _cosines(cosine), check_dim(dim)
+    if check_choice(kind, "kind", ("gaussian", "orthogonal")) == "gaussian":
         return np.asarray(np.arcsin(cosine) - cosine / d)
-    if kind != "orthogonal":
-        raise ValueError(f"kind must be 'gaussian' or 'orthogonal', got {kind!r}")
     kappa = 2 / math.pi / (d * sphere.mean_absolute(d) ** 2)
     return np.asarray(kappa * np.arcsin(cosine) - cosine)
 
@@ -165,13 +245,15 @@ def sketched_mean_error(share: float, levels: ArrayLike, dim: int, kind: str) ->
     variance (1 - cosine^2)^2 / d, over which the arcsine is averaged to second order; for an
     orthogonal sketch that makes up for kappa < 1. To this comes :func:`overload_error`.
     """
-    single = float(shared_error(1.0, levels, dim))
-    cosine = float(common_mean_error(share, levels, dim)) / single
-    bend = cosine * math.sqrt(max(1 - cosine**2, 0)) / (2 * dim)
+    d = check_dim(dim)
+    single = float(shared_error(1.0, levels, d))
+    shared = float(common_mean_error(check_number(share, "share", low=0, high=1), levels, d))
+    cosine = min(1.0, shared / single)
+    bend = cosine * math.sqrt(1 - cosine**2) / (2 * d)
     if kind == "orthogonal":
-        bend *= (2 / math.pi) / (dim * sphere.mean_absolute(dim) ** 2)
-    plain = single * (float(sketched_shared_error(cosine, dim, kind)) + bend)
-    return plain + overload_error(share, levels, dim)
+        bend *= (2 / math.pi) / (d * sphere.mean_absolute(d) ** 2)
+    plain = single * (float(sketched_shared_error(cosine, d, kind)) + bend)
+    return plain + overload_error(share, levels, d)
 
 
 def overload_error(share: float, levels: ArrayLike, dim: int) -> float:
@@ -187,15 +269,16 @@ def overload_error(share: float, levels: ArrayLike, dim: int) -> float:
     psi(h) = (h^3 - 3 D h) / (D + h^2 / d) and the error h of one coordinate, in units of its
     standard deviation, of a vector m + g. Normal coordinates; tens of percent where it matters.
     """
-    levels = np.asarray(levels, dtype=np.float64) * math.sqrt(check_dim(dim))
-    single = float(shared_error(1.0, levels / math.sqrt(dim), dim))
+    d, share = check_dim(dim), check_number(share, "share", low=0, high=1)
+    single = float(shared_error(1.0, levels, d))
+    levels = check_levels(levels) * math.sqrt(d)
     mean, spread = np.linspace(-6.5, 6.5, 131), np.linspace(-6, 6, 241)
     weights = [np.exp(-(x**2) / 2) for x in (mean, spread)]
     coordinate = math.sqrt(share) * mean[:, None] + math.sqrt(1 - share) * spread
     nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, coordinate)
     h = levels[nearest] - coordinate
-    third = (h**3 - 3 * single * h) / (single + h**2 / dim) @ weights[1] / weights[1].sum()
-    return float(weights[0] @ third**2 / weights[0].sum()) / (6 * dim**2)
+    third = (h**3 - 3 * single * h) / (single + h**2 / d) @ weights[1] / weights[1].sum()
+    return float(weights[0] @ third**2 / weights[0].sum()) / (6 * d**2)
 
 
 def output_error(effective_tokens: ArrayLike, single: ArrayLike, shared: ArrayLike) -> FloatArray:
@@ -212,8 +295,10 @@ def output_error(effective_tokens: ArrayLike, single: ArrayLike, shared: ArrayLi
     -----
     shared + (single - shared) / N_eff: what tokens share never averages out.
     """
-    single, shared = np.asarray(single, dtype=np.float64), np.asarray(shared, dtype=np.float64)
-    return np.asarray(shared + (single - shared) / np.asarray(effective_tokens))
+    single, shared = as_within(single, "single", low=0), as_within(shared, "shared")
+    # 1 / sum p_i^2 of a row in float32 may be a little below one.
+    tokens = as_within(effective_tokens, "effective_tokens", low=1 - 1e-5)
+    return np.asarray(shared + (single - shared) / tokens)
 
 
 def output_threshold(first: tuple[float, float], second: tuple[float, float]) -> float:
@@ -229,6 +314,9 @@ def output_threshold(first: tuple[float, float], second: tuple[float, float]) ->
     float
         1 + (single_2 - single_1) / (shared_1 - shared_2); infinite if the second shares as much.
     """
+    for name, pair in (("first", first), ("second", second)):
+        check_number(pair[0], f"single error of {name}", low=0)
+        check_number(pair[1], f"shared error of {name}")
     if second[0] < first[0]:
         raise ValueError(
             f"second must have the larger single error, got {second[0]:.6g} after {first[0]:.6g}"

@@ -6,7 +6,14 @@ import math
 
 from scipy.special import ndtr
 
-from kvlib.checks import check_dim, check_fraction, check_int, check_positive
+from kvlib.checks import (
+    check_cosine,
+    check_dim,
+    check_fraction,
+    check_int,
+    check_number,
+    check_positive,
+)
 from kvlib.laws import sphere
 from kvlib.laws.scalar import check_distortion
 
@@ -21,12 +28,12 @@ pi/2 - 1 and 1 - 2/pi, because one bit is worth a factor of four."""
 
 def sign_sketch_variance(cosine: float, rows: int) -> float:
     """Variance of <q, r_hat> / (|q| |r|) for the Gaussian sign sketch: (pi/2 - rho^2) / m (T05)."""
-    return (math.pi / 2 - cosine**2) / check_int(rows, "rows", low=1)
+    return (math.pi / 2 - check_cosine(cosine) ** 2) / check_int(rows, "rows", low=1)
 
 
 def jl_variance(cosine: float, rows: int) -> float:
     """The same for unquantised Johnson-Lindenstrauss projections: (1 + rho^2) / m (T05)."""
-    return (1 + cosine**2) / check_int(rows, "rows", low=1)
+    return (1 + check_cosine(cosine) ** 2) / check_int(rows, "rows", low=1)
 
 
 def gaussian_sketch_error(dim: int, rows: int | None = None) -> float:
@@ -37,14 +44,14 @@ def gaussian_sketch_error(dim: int, rows: int | None = None) -> float:
 
 def orthogonal_sketch_error(dim: int) -> float:
     """The same for an orthogonal S with m = d: 1/(d E|u_1|^2) - 1, towards pi/2 - 1 (T07)."""
-    return 1 / (check_dim(dim) * sphere.mean_absolute(dim) ** 2) - 1
+    d = check_dim(dim)
+    return 1 / (d * sphere.mean_absolute(d) ** 2) - 1
 
 
 def mmse_error(unbiased_error: float) -> float:
     """Error e / (1 + e) of an unbiased estimator once it is shrunk by 1 / (1 + e) (T07)."""
-    if unbiased_error < 0:
-        raise ValueError(f"unbiased_error must be non-negative, got {unbiased_error}")
-    return unbiased_error / (1 + unbiased_error)
+    e = check_number(unbiased_error, "unbiased_error", low=0)
+    return e / (1 + e)
 
 
 def orthogonal_sketch_variance(cosine: float, dim: int) -> float:
@@ -54,11 +61,11 @@ def orthogonal_sketch_variance(cosine: float, dim: int) -> float:
     E|u_1 u_2| = 2/(pi d). The rest of E|r_hat|^2 is spread evenly over the d - 1 directions
     orthogonal to r, because the law of S is unchanged by rotations that fix r.
     """
-    d = check_dim(dim)
+    d, rho = check_dim(dim), check_cosine(cosine)
     scale = d * sphere.mean_absolute(d)
     along = (1 + (d - 1) * 2 / math.pi) / scale**2
     across = (d / scale**2 - along) / (d - 1)
-    return cosine**2 * (along - 1) + (1 - cosine**2) * across
+    return rho**2 * (along - 1) + (1 - rho**2) * across
 
 
 def sketch_inflation(cosine: float) -> float:
@@ -83,9 +90,8 @@ def sign_sketch_failure(epsilon: float, rows: int) -> float:
 
 def qjl_rows(epsilon: float, delta: float) -> float:
     """Rows that QJL's Lemma 3.5 asks for: (4/3) (1 + epsilon)/epsilon^2 log(2/delta)."""
-    check_positive(epsilon, "epsilon")
-    check_fraction(delta, "delta")
-    return 4 / 3 * (1 + epsilon) / epsilon**2 * math.log(2 / delta)
+    e, failure = check_positive(epsilon, "epsilon"), check_fraction(delta, "delta")
+    return 4 / 3 * (1 + e) / e**2 * math.log(2 / failure)
 
 
 def sufficient_rows(epsilon: float, delta: float) -> float:
@@ -95,9 +101,8 @@ def sufficient_rows(epsilon: float, delta: float) -> float:
     standard normal: a Lipschitz function of constant sqrt(pi/2), hence sub-Gaussian with variance
     proxy pi/2, and P(|error| > epsilon) <= 2 exp(-m epsilon^2 / pi).
     """
-    check_positive(epsilon, "epsilon")
-    check_fraction(delta, "delta")
-    return math.pi / epsilon**2 * math.log(2 / delta)
+    e, failure = check_positive(epsilon, "epsilon"), check_fraction(delta, "delta")
+    return math.pi / e**2 * math.log(2 / failure)
 
 
 def equal_budget_penalty(sketch_error: float, coarse: float, fine: float) -> float:
@@ -106,6 +111,6 @@ def equal_budget_penalty(sketch_error: float, coarse: float, fine: float) -> flo
     c D(n-1) / D(n), with c the relative error of the sketch, ``coarse`` = D(n-1) and
     ``fine`` = D(n). Below one the sketch wins (T09).
     """
-    check_distortion(fine)
-    check_positive(fine, "fine")
-    return sketch_error * check_positive(coarse, "coarse") / fine
+    of_sketch = check_number(sketch_error, "sketch_error", low=0)
+    of_fine = check_positive(check_distortion(fine, "fine"), "fine")
+    return of_sketch * check_positive(coarse, "coarse") / of_fine

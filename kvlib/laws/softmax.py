@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvlib.checks import FloatArray, check_dim
+from kvlib.checks import FloatArray, as_real, as_within, check_dim, check_number
 
 
 def logit_variance(
@@ -19,25 +19,39 @@ def logit_variance(
     The logit is <q, k>/sqrt(d); the key error has energy D |k|^2, 1/d of it along q. For
     |q|^2 = |k|^2 = d it is D itself.
     """
-    d = check_dim(dim)
-    product = np.asarray(q_norm, dtype=np.float64) * np.asarray(k_norm, dtype=np.float64)
-    return np.asarray(relative_mse * (product / d) ** 2)
+    d, error = check_dim(dim), as_within(relative_mse, "relative_mse", low=0)
+    product = as_within(q_norm, "q_norm", low=0) * as_within(k_norm, "k_norm", low=0)
+    return np.asarray(error * (product / d) ** 2)
+
+
+# What rounding adds to a share of one: a row in float32 may sum to a little more.
+_SLACK = 1e-5
+
+
+def _share(x: ArrayLike, name: str) -> FloatArray:
+    """Numbers in [0, 1], such as sums of squares of a row; what rounding adds is taken off."""
+    as_within(x, name, low=-_SLACK, high=1 + _SLACK)
+    return np.clip(as_real(x, name).astype(np.float64), 0, 1)
+
+
+def _variance(x: ArrayLike) -> FloatArray:
+    return as_within(x, "variance", low=0)
 
 
 def small_noise_kl(variance: ArrayLike, S2: ArrayLike) -> FloatArray:
     """E KL to first order in the variance of independent logit errors: sigma^2/2 (1 - S2) (T11)."""
-    return np.asarray(np.asarray(variance) / 2 * (1 - np.asarray(S2)))
+    return np.asarray(_variance(variance) / 2 * (1 - _share(S2, "S2")))
 
 
 def second_order_coefficient(S2: ArrayLike, S3: ArrayLike) -> FloatArray:
     """Coefficient of sigma^4 in E KL: S3 - S2/4 - (3/4) S2^2 (T12)."""
-    S2, S3 = np.asarray(S2, dtype=np.float64), np.asarray(S3, dtype=np.float64)
+    S2, S3 = _share(S2, "S2"), _share(S3, "S3")
     return np.asarray(S3 - S2 / 4 - 0.75 * S2**2)
 
 
 def second_order_kl(variance: ArrayLike, S2: ArrayLike, S3: ArrayLike) -> FloatArray:
     """E KL through sigma^4 for independent Gaussian logit errors (T12); error O(sigma^6)."""
-    quartic = np.asarray(variance) ** 2 * second_order_coefficient(S2, S3)
+    quartic = _variance(variance) ** 2 * second_order_coefficient(S2, S3)
     return np.asarray(small_noise_kl(variance, S2) + quartic)
 
 
@@ -64,13 +78,11 @@ def gaussian_noise_kl(p: ArrayLike, variance: ArrayLike) -> FloatArray:
     geometrically. The logarithms of the weights are spread over the grid of u by Lagrange
     interpolation, so that the sum of log phi over the keys is a correlation.
     """
-    row = np.asarray(p, dtype=np.float64)
+    row = as_real(p, "p").astype(np.float64, copy=False)
     if row.ndim != 1 or not (row >= 0).all() or abs(row.sum() - 1) > 1e-9:
         raise ValueError(f"p must be one row of non-negative weights of sum one, got {row!r}")
     first, counts = _spread(np.log(row[row > _LEAST_WEIGHT]) / _STEP)
-    sizes = np.asarray(variance, dtype=np.float64)
-    if not (np.isfinite(sizes) & (sizes >= 0)).all():
-        raise ValueError(f"variance must be finite and non-negative, got {variance!r}")
+    sizes = _variance(variance)
     result = np.empty(sizes.shape)
     for index, size in np.ndenumerate(sizes):
         u, start, log_phi = _log_laplace(float(size))
@@ -129,7 +141,7 @@ def peaked_kl(variance: ArrayLike, rest: ArrayLike) -> FloatArray:
     An upper bound always. Close to E KL while eps exp(3/2 sigma^2) is small, if the rest is spread
     over many keys, and while eps exp(2 sigma^2) is small, if it is not.
     """
-    return np.asarray(np.asarray(rest) * np.expm1(np.asarray(variance)))
+    return np.asarray(_share(rest, "rest") * np.expm1(_variance(variance)))
 
 
 def peaked_kl_lower_bound(
@@ -149,8 +161,13 @@ def peaked_kl_lower_bound(
     With Y = sum of p_i (exp(delta_i - delta_top) - 1) over the rest, E KL = E log(1 + Y), and
     log(1 + y) >= y - y^2 / (2 (1 - eps)^2) for y >= -eps. E Y^2 has lognormal moments.
     """
-    s = np.asarray(variance, dtype=np.float64)
-    eps, squares = np.asarray(rest, dtype=np.float64), np.asarray(rest_squares, dtype=np.float64)
+    s, eps, squares = (
+        _variance(variance),
+        _share(rest, "rest"),
+        _share(rest_squares, "rest_squares"),
+    )
+    if (eps == 1).any():
+        raise ValueError("rest must be below 1, the weight of the top key being above 0, got 1.0")
     second_moment = eps**2 * (np.exp(3 * s) - 2 * np.exp(s) + 1)
     second_moment = second_moment + squares * (np.exp(4 * s) - np.exp(3 * s))
     return np.asarray(peaked_kl(s, eps) - second_moment / (2 * (1 - eps) ** 2))
@@ -162,7 +179,7 @@ def kl_bound(variance: ArrayLike, rest: ArrayLike) -> FloatArray:
     The first by Jensen on log E sum p exp(delta); the second by the same after factoring out
     the top key's error, whose mean is zero. ``rest`` = eps = 1 - top weight.
     """
-    variance = np.asarray(variance, dtype=np.float64)
+    variance = _variance(variance)
     return np.asarray(np.minimum(variance / 2, np.log1p(peaked_kl(variance, rest))))
 
 
@@ -172,16 +189,15 @@ def diffuse_kl(variance: ArrayLike, tokens: ArrayLike) -> FloatArray:
     The random-energy model (Derrida 1981): sigma^2/2 while sigma^2 <= 2 log N, and
     sigma sqrt(2 log N) - log N beyond, where the largest error takes the whole row.
     """
-    variance = np.asarray(variance, dtype=np.float64)
-    log_n = np.log(np.asarray(tokens, dtype=np.float64))
+    variance, log_n = _variance(variance), np.log(as_within(tokens, "tokens", low=1))
     frozen = np.sqrt(2 * log_n * variance) - log_n
     return np.asarray(np.where(variance <= 2 * log_n, variance / 2, frozen))
 
 
 def predicted_kl(
-    p: FloatArray,
-    logits: FloatArray,
-    variance: FloatArray,
+    p: ArrayLike,
+    logits: ArrayLike,
+    variance: ArrayLike,
     *,
     gain_mean: float = 1.0,
     gain_variance: float = 0.0,
@@ -206,9 +222,26 @@ def predicted_kl(
         Second-order KL: half the variance of the logit shift under p, plus half the sum of
         p (1 - p) times the variance of each logit's independent error.
     """
+    p = _rows(p)
     seen = p > 0
-    level = np.where(seen, logits, 0.0)
-    shift = (gain_mean - 1) * level
+    level = np.where(seen, as_real(logits, "logits"), 0.0)
+    noise = np.where(seen, as_real(variance, "variance"), 0.0)
+    if not np.isfinite(level).all():
+        raise ValueError("logits must be finite where p > 0")
+    as_within(noise, "variance", low=0)
+    mean = check_number(gain_mean, "gain_mean")
+    spread = check_number(gain_variance, "gain_variance", low=0)
+    shift = (mean - 1) * level
     centred = shift - (p * shift).sum(axis=-1, keepdims=True)
-    noise = np.where(seen, variance, 0.0) + gain_variance * level**2
+    noise = noise + spread * level**2
     return np.asarray(((p * centred**2) + p * (1 - p) * noise).sum(axis=-1) / 2)
+
+
+def _rows(p: ArrayLike) -> FloatArray:
+    """Rows of probabilities along the last axis, of sum one within 1e-4."""
+    rows = as_real(p, "p")
+    if rows.ndim == 0 or rows.size == 0:
+        raise ValueError(f"p must have shape (..., tokens) and not be empty, got {rows.shape}")
+    if not (rows.min() >= 0 and np.abs(rows.sum(axis=-1) - 1).max() <= 1e-4):  # false for NaN, too
+        raise ValueError("p must hold rows of non-negative weights of sum one along the last axis")
+    return rows

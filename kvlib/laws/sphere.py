@@ -19,13 +19,27 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from kvlib.checks import FloatArray, check_dim
+from kvlib.checks import (
+    FloatArray,
+    as_real,
+    as_within,
+    check_dim,
+    check_int,
+    check_number,
+    check_rng,
+)
 
 
 def _check_real_dim(dim: float) -> float:
-    if not dim > 1 or not math.isfinite(dim):
-        raise ValueError(f"dim must be a finite number above 1, got {dim!r}")
-    return float(dim)
+    return check_number(dim, "dim", low=1, above=True)
+
+
+def _as_points(x: ArrayLike) -> FloatArray:
+    """Points of the real line, infinite ones included, in float64."""
+    points = as_real(x, "x").astype(np.float64, copy=False)
+    if np.isnan(points).any():
+        raise ValueError("x must not be NaN")
+    return points
 
 
 def _half_step_gamma_ratio(x: float) -> float:
@@ -59,7 +73,7 @@ def _power_of_one_minus_square(x: FloatArray, power: float) -> FloatArray:
 
 def coordinate_pdf(x: ArrayLike, dim: float) -> FloatArray:
     """Density f_d(x); zero outside [-1, 1], infinite at +-1 when d < 3."""
-    x = np.asarray(x, dtype=np.float64)
+    x = _as_points(x)
     inside = np.abs(x) <= 1
     shape = _power_of_one_minus_square(np.where(inside, x, 0.0), (_check_real_dim(dim) - 3) / 2)
     return np.asarray(np.where(inside, normalizer(dim) * shape, 0.0))
@@ -67,7 +81,7 @@ def coordinate_pdf(x: ArrayLike, dim: float) -> FloatArray:
 
 def coordinate_sf(x: ArrayLike, dim: float) -> FloatArray:
     """P(u_1 > x), accurate in relative terms in the upper tail."""
-    x = np.clip(np.asarray(x, dtype=np.float64), -1, 1)
+    x = np.clip(_as_points(x), -1, 1)
     shape = (_check_real_dim(dim) - 1) / 2
     square, one_minus_square = x * x, (1 - x) * (1 + x)
     # u_1^2 ~ Beta(1/2, (d-1)/2). Of the two forms of its tail take the one whose argument is not
@@ -82,14 +96,12 @@ def coordinate_sf(x: ArrayLike, dim: float) -> FloatArray:
 
 def coordinate_cdf(x: ArrayLike, dim: float) -> FloatArray:
     """P(u_1 <= x), accurate in relative terms in the lower tail."""
-    return coordinate_sf(-np.asarray(x, dtype=np.float64), dim)
+    return coordinate_sf(-_as_points(x), dim)
 
 
 def coordinate_ppf(probability: ArrayLike, dim: float) -> FloatArray:
     """Quantile function, the inverse of :func:`coordinate_cdf`."""
-    p = np.asarray(probability, dtype=np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("probability must lie in [0, 1]")
+    p = as_within(probability, "probability", low=0, high=1)
     shape = (_check_real_dim(dim) - 1) / 2
     # Solve in the lower half and mirror: betaincinv keeps full relative accuracy there.
     lower = 2 * special.betaincinv(shape, shape, np.minimum(p, 1 - p)) - 1
@@ -128,8 +140,9 @@ def upper_cell_moments(edges: ArrayLike, dim: float) -> tuple[FloatArray, FloatA
     Parameters
     ----------
     edges : array, shape (cells + 1,)
-        Increasing, within [0, 1]. Restricting to the upper half costs nothing, because the law is
-        symmetric, and keeps differences of tail probabilities accurate in relative terms.
+        Increasing (points may repeat), within [0, 1]. Restricting to the upper half costs nothing,
+        because the law is symmetric, and keeps differences of tail probabilities accurate in
+        relative terms.
     dim : float
         Dimension d.
 
@@ -145,9 +158,13 @@ def upper_cell_moments(edges: ArrayLike, dim: float) -> tuple[FloatArray, FloatA
     (d - 1)/d.
     """
     d = _check_real_dim(dim)
-    edges = np.asarray(edges, dtype=np.float64)
-    if edges.ndim != 1 or edges.size < 2 or edges[0] < 0 or edges[-1] > 1:
-        raise ValueError(f"edges must be a 1-d array of at least two points in [0, 1], got {edges}")
+    edges = as_real(edges, "edges").astype(np.float64, copy=False)
+    inside = edges.ndim == 1 and edges.size >= 2 and edges[0] >= 0 and edges[-1] <= 1
+    if not inside or not (np.diff(edges) >= 0).all():  # false for NaN, too
+        raise ValueError(
+            "edges must be an increasing 1-d array of at least two points in [0, 1], got "
+            f"{np.array2string(edges, threshold=8)}"
+        )
     g = normalizer(d) / (d - 1) * _power_of_one_minus_square(edges, (d - 1) / 2)
     probability = -np.diff(coordinate_sf(edges, d))
     first = -np.diff(g)
@@ -157,7 +174,7 @@ def upper_cell_moments(edges: ArrayLike, dim: float) -> tuple[FloatArray, FloatA
 
 def sample(shape: int | tuple[int, ...], dim: int, *, rng: np.random.Generator) -> FloatArray:
     """Independent uniform unit vectors, shape (*shape, dim), float64."""
-    check_dim(dim)
-    leading = (shape,) if isinstance(shape, int) else tuple(shape)
-    gaussian = rng.standard_normal((*leading, dim))
+    d, given = check_dim(dim), shape if isinstance(shape, tuple) else (shape,)
+    leading = [check_int(size, "shape", low=0) for size in given]
+    gaussian = check_rng(rng).standard_normal((*leading, d))
     return np.asarray(gaussian / np.linalg.norm(gaussian, axis=-1, keepdims=True))

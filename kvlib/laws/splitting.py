@@ -28,7 +28,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kvlib.checks import check_int
+from kvlib.checks import check_int, check_number, check_positive
 from kvlib.laws import sphere
 
 MARGIN = 1e-4
@@ -72,12 +72,13 @@ def split_ratio(low: float, high: float, dim: int, *, nodes: int = 256) -> float
     dim : int
         d >= 3.
     """
-    d = check_int(dim, "dim", low=3)
+    d, count = check_int(dim, "dim", low=3), check_int(nodes, "nodes", low=2)
+    low, high = check_number(low, "low"), check_number(high, "high")
     if not 0 <= low < high <= 1:
         raise ValueError(f"low and high must satisfy 0 <= low < high <= 1, got {low}, {high}")
     start = np.array([(1 - low) / (1 + low)])
     length = np.array([(high - low) / (1 - low)])
-    cell = _cell_in_unit_square(length, start, (d - 3) / 2, nodes)
+    cell = _cell_in_unit_square(length, start, (d - 3) / 2, count)
     return float((cell.two_level(steps=60) / cell.variance())[0])
 
 
@@ -92,14 +93,15 @@ def cover_dimension(dim: int, limit: float, *, nodes: int = NODES) -> Cover:
         If the boxes do not settle, as when the limit is false.
     """
     m = (check_int(dim, "dim", low=4) - 3) / 2
+    bound, count = check_positive(limit, "limit"), check_int(nodes, "nodes", low=2)
     corners = np.linspace(0, 1, 5)
     boxes = np.array([[*beta, *eta] for beta in pairwise(corners) for eta in pairwise(corners)])
 
     def bounds(boxes: _Floats) -> tuple[_Floats, _Floats]:
         beta_low, beta_high, eta_low, eta_high = boxes.T
-        above = _cell_in_unit_square(beta_low, eta_high, m, nodes)
-        below = _cell_in_unit_square(beta_high, eta_low, m, nodes)
-        return above.two_level() / below.variance(), np.full(len(boxes), limit)
+        above = _cell_in_unit_square(beta_low, eta_high, m, count)
+        below = _cell_in_unit_square(beta_high, eta_low, m, count)
+        return above.two_level() / below.variance(), np.full(len(boxes), bound)
 
     def cost(boxes: _Floats) -> _Floats:
         beta_low, beta_high, eta_low, eta_high = boxes.T
@@ -116,13 +118,13 @@ def cover_from(dim: int, *, nodes: int = NODES) -> Cover:
     Cells are scaled so that s(t) = sigma t + (1 - sigma) t^2 on [0, width]; boxes span sigma,
     width and 1/m. The limit is D(1) at the box's smallest dimension, because D(1) grows with d.
     """
-    start = 2 / (check_int(dim, "dim", low=4) - 3)
+    start, count = 2 / (check_int(dim, "dim", low=4) - 3), check_int(nodes, "nodes", low=2)
     widths = [0.0, *np.geomspace(0.1, _LONG, 12), np.inf]
     quarters = np.linspace(0, 1, 5)
     boxes = np.array(
         [[*sigma, *width, 0.0, start] for sigma in pairwise(quarters) for width in pairwise(widths)]
     )
-    return _bisect(boxes, lambda boxes: _strip_bounds(boxes, nodes), _strip_cost)
+    return _bisect(boxes, lambda boxes: _strip_bounds(boxes, count), _strip_cost)
 
 
 @lru_cache(maxsize=8)

@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib.checks import FloatArray, as_real, as_vectors, check_int, check_positive
+from kvlib.checks import (
+    FloatArray,
+    as_real,
+    as_vectors,
+    check_bool,
+    check_int,
+    check_positive,
+)
 from kvlib.quantize.kernels import runtime
 
 BLOCK_BYTES = 1 << 23
@@ -83,6 +90,7 @@ def attention_weights(
         If the shapes do not match, an entry is not finite, or a causal mask would leave a
         query without keys.
     """
+    causal = check_bool(causal, "causal")
     (q, k), shape, scale = _prepare({"q": q, "k": k}, causal, scale)
     rows = slice(0, shape.queries)
     logits = _logits(q.astype(np.float64), k.astype(np.float64), scale, rows, shape, causal)
@@ -113,6 +121,7 @@ def attention_output(
     ndarray, shape (..., queries, d_v)
         In float64.
     """
+    causal = check_bool(causal, "causal")
     (q, k, v), shape, scale = _prepare({"q": q, "k": k, "v": v}, causal, scale)
     out = np.empty((*shape.grid, shape.queries, v.shape[-1]))
 
@@ -172,6 +181,7 @@ def attention_kl(
     rounding error of a logit (about 1e-6 in float32). An error common to all keys drops out in
     ``eta``. Errors above 500 nats are summed in the log domain.
     """
+    causal = check_bool(causal, "causal")
     (q, k, k_hat), shape, scale = _prepare({"q": q, "k": k, "k_hat": k_hat}, causal, scale)
     out = np.empty((*shape.grid, shape.queries))
     compiled = runtime.kernels("attention_rows")

@@ -44,9 +44,11 @@ def aggregate_relative_mse(x: ArrayLike, x_hat: ArrayLike) -> NDArray[np.float64
     allowed, an all-zero set of them is refused.
     """
     x, x_hat = _pair(x, x_hat, "x")
-    energy = np.square(x).sum((-2, -1))
-    check_nonzero_norms(energy, "x")
-    return np.asarray(np.square(x - x_hat).sum((-2, -1)) / energy)
+    # As in relative_mse: dividing by the largest entry first keeps squares within range.
+    peak = np.abs(x).max((-2, -1), keepdims=True)
+    check_nonzero_norms(peak, "x")
+    energy = np.square(x / peak).sum((-2, -1))
+    return np.asarray(np.square((x - x_hat) / peak).sum((-2, -1)) / energy)
 
 
 def direction_error(x: ArrayLike, x_hat: ArrayLike, reading: str = "angle") -> NDArray[np.float64]:

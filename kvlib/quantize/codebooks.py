@@ -12,7 +12,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvlib.checks import FloatArray, as_finite, check_bits, check_dim, check_int
+from kvlib.checks import (
+    FloatArray,
+    as_finite,
+    as_integers,
+    as_real,
+    check_bits,
+    check_dim,
+    check_int,
+    keep_checked,
+)
 from kvlib.laws import sphere
 
 _NEWTON_STEPS = 100
@@ -48,9 +57,8 @@ class Codebook:
     stationarity: float = field(init=False)
 
     def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_bits(self.bits)
-        levels = np.array(self.levels, dtype=np.float64)
+        keep_checked(self, dim=check_dim(self.dim), bits=check_bits(self.bits))
+        levels = as_real(self.levels, "levels").astype(np.float64)
         increasing = np.isfinite(levels).all() and (np.diff(levels) >= 0).all()
         if levels.shape != (2**self.bits,) or not increasing:
             raise ValueError(
@@ -65,10 +73,18 @@ class Codebook:
         gaps = np.abs(levels - centroid) * np.sqrt(self.dim)
         for array in (levels, edges):
             array.setflags(write=False)
-        object.__setattr__(self, "levels", levels)
-        object.__setattr__(self, "edges", edges)
-        object.__setattr__(self, "distortion", float(self.dim * error.sum()))
-        object.__setattr__(self, "stationarity", float(gaps.max()))
+        keep_checked(
+            self,
+            levels=levels,
+            edges=edges,
+            distortion=float(self.dim * error.sum()),
+            stationarity=float(gaps.max()),
+        )
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        keep_checked(self, **state)
+        for array in (self.levels, self.edges):
+            array.setflags(write=False)  # which pickle does not store
 
     @property
     def occupied_cells(self) -> int:
@@ -90,9 +106,7 @@ class Codebook:
 
     def dequantize(self, codes: ArrayLike, dtype: np.dtype | type = np.float64) -> FloatArray:
         """Levels of the given codes, in ``dtype``."""
-        index = np.asarray(codes)
-        if index.dtype.kind not in "ui":
-            raise TypeError(f"codes must be integers, got dtype {index.dtype}")
+        index = as_integers(codes, "codes")
         if index.size and (index.min() < 0 or index.max() >= self.levels.size):
             raise ValueError(
                 f"codes must lie in 0..{self.levels.size - 1}, "
@@ -109,25 +123,46 @@ def radial_gain_variance(codebook: Codebook) -> float:
 
     Notes
     -----
-    E<u, Q(u)>^2 = d E[u_1^2 Q_1^2] + d (d-1) E[u_1 Q_1 u_2 Q_2]. Given u_1, u_2 is sqrt(1 - u_1^2)
-    times a coordinate of a uniform vector in R^(d-1), so the inner expectation is a sum of
-    partial moments and the outer one is done by Gauss-Legendre quadrature, cell by cell, to a
-    relative error below 1e-6. Needs a symmetric codebook and d >= 8 (for fewer dimensions the
-    inner sum has kinks that the quadrature would not resolve).
+    With the error e(u) = Q(u) - u of a coordinate the gain is 1 + sum_i g(u_i), g(u) = u e(u), so
+    its variance is d Var g(u_1) + d (d-1) Cov(g(u_1), g(u_2)): at fine budgets and large d a
+    difference of the gain's own moments would have no digits left. Given u_1, u_2 is
+    sqrt(1 - u_1^2) times a coordinate of a uniform vector in R^(d-1), so the inner expectation is a
+    sum of partial moments and the outer one is done by Gauss-Legendre quadrature, on pieces that
+    neither cross an edge nor are wide where the density falls, to a relative error below 1e-6.
+    Needs a symmetric codebook and d >= 8 (for fewer dimensions the inner sum has kinks that the
+    quadrature would not resolve).
     """
-    d, levels = check_int(codebook.dim, "codebook.dim", low=8), codebook.levels
+    if not isinstance(codebook, Codebook):
+        raise TypeError(f"codebook must be a Codebook, got {codebook!r}")
+    d, levels = check_int(codebook.dim, "codebook.dim", low=8, high=1 << 24), codebook.levels
     if not np.allclose(levels, -levels[::-1], atol=1e-12):
         raise ValueError("codebook must be symmetric about zero")
-    _, first, second = _cell_moments(codebook.edges, d)
-    cuts = np.concatenate([[0.0], codebook.edges[codebook.edges > 0], [1.0]])
-    nodes, weights = np.polynomial.legendre.leggauss(max(16, 256 >> codebook.bits))
+    if not levels.any():
+        return 0.0  # not what rounding leaves of it
+    _, first, _ = _cell_moments(codebook.edges, d)
+    mean = float((levels * first).sum()) - 1 / d
+    x, weights = _upper_half_nodes(codebook)
+    g = x * (levels[np.searchsorted(codebook.edges, x)] - x)
+    inner = [_conditional_gain(codebook, u) - (1 - u) * (1 + u) / (d - 1) for u in x.tolist()]
+    # The integrands are even in u_1: their positive half, doubled.
+    weights *= 2 * sphere.coordinate_pdf(x, d)
+    own = float(weights @ (g - mean) ** 2)
+    shared = float(weights @ ((g - mean) * (np.array(inner) - mean)))
+    return d * own + d * (d - 1) * shared
+
+
+def _upper_half_nodes(codebook: Codebook) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights on [0, 1], cut at edges and at 1, 2, 4, ... standard deviations.
+
+    And where an edge is the largest possible value of the second coordinate.
+    """
+    deviations = 2.0 ** np.arange(np.log2(codebook.dim) / 2) / np.sqrt(codebook.dim)
+    edges = codebook.edges[(codebook.edges > 0) & (codebook.edges < 1)]
+    kinks = np.sqrt((1 - edges) * (1 + edges)) if codebook.dim < 64 else edges
+    cuts = np.unique(np.concatenate([[0.0], edges, kinks, deviations, [1.0]]))
+    nodes, weights = np.polynomial.legendre.leggauss(max(14, 24 - 2 * codebook.bits))
     half = np.diff(cuts)[:, None] / 2
-    x = cuts[:-1, None] + half * (1 + nodes)
-    # The integrand is even in u_1: integrate its positive half and double.
-    outer = 2 * half * weights * x * levels[levels >= 0][:, None] * sphere.coordinate_pdf(x, d)
-    inner = np.vectorize(lambda u: _conditional_gain(codebook, u))(x)
-    mean = float((levels * first).sum() * d)
-    return float(d * (levels**2 * second).sum() + d * (d - 1) * (outer * inner).sum() - mean**2)
+    return (cuts[:-1, None] + half * (1 + nodes)).ravel(), (half * weights).ravel()
 
 
 def _conditional_gain(codebook: Codebook, u: float) -> float:
@@ -291,7 +326,7 @@ def lloyd_iterations(
         Judged under the exact law, so that ``distortion`` shows what the iteration cost.
     """
     d, n = check_dim(dim), check_bits(bits)
-    check_int(iterations, "iterations", low=0)
+    count = check_int(iterations, "iterations", low=0)
     values = np.sort(as_finite(samples, "samples").astype(np.float64).ravel())
     if values.size == 0:
         raise ValueError("samples must not be empty")
@@ -299,7 +334,7 @@ def lloyd_iterations(
     if levels.shape != (2**n,):
         raise ValueError(f"start must hold {2**n} levels for bits={n}, got shape {levels.shape}")
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    for _ in range(iterations):
+    for _ in range(count):
         cuts = np.searchsorted(values, (levels[1:] + levels[:-1]) / 2, side="right")
         bounds = np.concatenate([[0], cuts, [values.size]])
         counts = np.diff(bounds)
@@ -307,4 +342,4 @@ def lloyd_iterations(
         if np.array_equal(means, levels):
             break
         levels = np.sort(means)
-    return Codebook(d, n, levels, f"{iterations} Lloyd iterations")
+    return Codebook(d, n, levels, f"{count} Lloyd iterations")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kvlib.checks import check_bits, check_int
+from kvlib.checks import as_bytes, check_bits, check_int
 
 ByteArray = NDArray[np.uint8]
 
@@ -34,9 +34,7 @@ def pack(codes: ByteArray, bits: int) -> ByteArray:
     uint8 array, shape (..., ceil(dim * bits / 8))
         Little-endian bit order within each byte and each code.
     """
-    n = check_bits(bits)
-    if codes.dtype != np.uint8:
-        raise TypeError(f"codes must have dtype uint8, got {codes.dtype}")
+    n, codes = check_bits(bits), as_bytes(codes, "codes")
     if codes.size and int(codes.max()) >= 2**n:
         raise ValueError(f"codes must be below {2**n} for bits={n}, got {int(codes.max())}")
     if n == 8:
@@ -54,10 +52,8 @@ def unpack(packed: ByteArray, bits: int, dim: int) -> ByteArray:
     ValueError
         If the last axis of ``packed`` is not as long as ``dim`` codes of ``bits`` bits need.
     """
-    n = check_bits(bits)
+    n, dim, packed = check_bits(bits), check_int(dim, "dim", low=1), as_bytes(packed, "packed")
     expected = bytes_per_vector(dim, n)
-    if packed.dtype != np.uint8:
-        raise TypeError(f"packed must have dtype uint8, got {packed.dtype}")
     if packed.shape[-1] != expected:
         raise ValueError(
             f"packed must hold {expected} bytes a vector for dim={dim} and bits={n}, "

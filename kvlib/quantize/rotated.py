@@ -16,10 +16,13 @@ from kvlib.checks import (
     FloatArray,
     as_vectors,
     check_bits,
+    check_bool,
     check_choice,
     check_dim,
     check_int,
     check_nonzero_norms,
+    keep_checked,
+    refuse_masked,
 )
 from kvlib.quantize import codebooks, packing, rotations, sketches, storage
 from kvlib.quantize.codebooks import Codebook
@@ -69,15 +72,18 @@ class RotatedQuantizer:
     center: bool = False
 
     def __post_init__(self) -> None:
-        check_bits(self.bits, low=0 if self.sketch is None else 1)
+        keep_checked(
+            self,
+            bits=check_bits(self.bits, low=0 if self.sketch is None else 1),
+            rounds=check_int(self.rounds, "rounds", low=1),
+            center=check_bool(self.center, "center"),
+        )
         check_choice(self.rotation, "rotation", rotations.KINDS)
         if self.sketch is not None:
             check_choice(self.sketch, "sketch", sketches.KINDS)
         check_choice(self.sketch_scale, "sketch_scale", sketches.SCALES)
         check_choice(self.scale, "scale", SCALES)
         check_choice(self.side_dtype, "side_dtype", SIDE_DTYPES)
-        if not isinstance(self.center, bool):
-            raise TypeError(f"center must be True or False, got {self.center!r}")
         if isinstance(self.codebook, str):
             check_choice(self.codebook, "codebook", tuple(_CODEBOOKS))
         elif not isinstance(self.codebook, Codebook):
@@ -104,6 +110,7 @@ class RotatedQuantizer:
 
     def codebook_for(self, dim: int) -> Codebook:
         """The codebook for vectors of ``dim`` coordinates."""
+        dim = check_dim(dim)
         if isinstance(self.codebook, str):
             return _CODEBOOKS[self.codebook](dim, self.codebook_bits)
         if self.codebook.dim != dim:
@@ -325,6 +332,7 @@ class RotatedEncoded:
         return out
 
     def _check_out(self, out: FloatArray) -> None:
+        refuse_masked(out, "out")
         if out.shape != self.shape or out.dtype != self.dtype or not out.flags.writeable:
             writeable = "" if out.flags.writeable else "read-only "
             raise ValueError(

@@ -11,7 +11,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from kvlib.checks import FloatArray, as_real, check_choice, check_dim, check_int, check_power_of_two
+from kvlib.checks import (
+    FloatArray,
+    as_real,
+    check_choice,
+    check_dim,
+    check_int,
+    check_power_of_two,
+    keep_checked,
+)
 
 KINDS = ("none", "hadamard", "haar")
 
@@ -74,6 +82,8 @@ def pad_to_power_of_two(x: FloatArray) -> FloatArray:
     law of the padded dimension; decode and cut back to the original length yourself.
     """
     y = as_real(x, "x")
+    if y.ndim == 0 or y.shape[-1] == 0:
+        raise ValueError(f"x must have at least one coordinate on its last axis, got {y.shape}")
     dim = y.shape[-1]
     padded = 1 << (dim - 1).bit_length()
     if padded == dim:
@@ -128,9 +138,13 @@ class Rotation:
 
     def __post_init__(self) -> None:
         check_choice(self.kind, "kind", KINDS)
-        check_dim(self.dim)
-        check_int(self.seed, "seed", low=0)
-        check_int(self.rounds, "rounds", low=1, high=None if self.kind == "hadamard" else 1)
+        most = None if self.kind == "hadamard" else 1
+        keep_checked(
+            self,
+            dim=check_dim(self.dim),
+            seed=check_int(self.seed, "seed", low=0),
+            rounds=check_int(self.rounds, "rounds", low=1, high=most),
+        )
         if self.kind == "hadamard":
             check_power_of_two(self.dim)
 

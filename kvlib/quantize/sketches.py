@@ -14,7 +14,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kvlib.checks import FloatArray, as_real, check_choice, check_dim, check_int
+from kvlib.checks import (
+    FloatArray,
+    as_real,
+    check_choice,
+    check_dim,
+    check_int,
+    keep_checked,
+    refuse_masked,
+)
 from kvlib.laws import sphere
 from kvlib.quantize.rotations import Rotation
 
@@ -74,12 +82,12 @@ class SignSketch:
     def __post_init__(self) -> None:
         check_choice(self.kind, "kind", KINDS)
         check_choice(self.scale, "scale", SCALES)
-        check_dim(self.dim)
-        check_int(self.seed, "seed", low=0)
+        keep_checked(self, dim=check_dim(self.dim), seed=check_int(self.seed, "seed", low=0))
         if self.kind != "gaussian":
             _orthogonal(self.kind, self.dim, self.seed)  # refuses an impossible dim
         if self.rows is not None:
-            check_int(self.rows, "rows", low=1, high=None if self.kind == "gaussian" else self.dim)
+            most = None if self.kind == "gaussian" else self.dim
+            keep_checked(self, rows=check_int(self.rows, "rows", low=1, high=most))
 
     @property
     def row_count(self) -> int:
@@ -129,6 +137,9 @@ class SignSketch:
 
     def transpose(self, y: FloatArray) -> FloatArray:
         """S^T y for the last axis of ``y``: shape (..., rows) to (..., dim)."""
+        y = as_real(y, "y")
+        if y.ndim == 0 or y.shape[-1] != self.row_count:
+            raise ValueError(f"y must have {self.row_count} rows on its last axis, got {y.shape}")
         if self.kind == "gaussian":
             matrix = _gaussian_matrix(self.row_count, self.dim, self.seed)
             return np.asarray(y @ matrix.astype(y.dtype, copy=False))
@@ -152,6 +163,8 @@ class SignSketch:
             |r| of each vector.
         """
         norms = as_real(norms, "norms")
+        refuse_masked(signs, "signs")
+        signs = np.asarray(signs)
         if signs.dtype != np.bool_ or signs.shape != (*norms.shape, self.row_count):
             raise ValueError(
                 f"signs must be booleans of shape {(*norms.shape, self.row_count)}, "

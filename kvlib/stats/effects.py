@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from kvlib.checks import check_choice, check_fraction
-from kvlib.stats.intervals import Interval, as_two_samples
+from kvlib.checks import check_bool, check_choice, check_fraction
+from kvlib.stats.intervals import Interval, as_two_samples, pair_differences
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 
@@ -94,11 +94,12 @@ def rank_biserial(
     the placements alone and from the bootstrap have none. The combination is ours; the tests
     measure its coverage.
     """
+    paired = check_bool(paired, "paired")
     a, b = as_two_samples(x, y, paired=paired)
     check_choice(alternative, "alternative", ALTERNATIVES)
-    check_fraction(confidence, "confidence")
+    confidence = check_fraction(confidence, "confidence")
     if paired:
-        return _matched(a - b, alternative, confidence)
+        return _matched(pair_differences(a, b), alternative, confidence)
     above = _placements(a, b)
     theta, shape = float(above.mean()), (a.size, b.size)
     result = stats.mannwhitneyu(a, b, alternative=alternative)

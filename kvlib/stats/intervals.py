@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from kvlib.checks import as_real, check_choice, check_fraction, check_int
+from kvlib.checks import as_real, check_bool, check_choice, check_fraction, check_int, check_rng
 
 Statistic = Callable[..., Any]
 
@@ -66,10 +66,18 @@ def mean_interval(samples: ArrayLike, confidence: float = 0.95) -> Interval:
     means over many vectors are close to normal.
     """
     x = as_samples(samples, "samples", least=2)
-    check_fraction(confidence, "confidence")
-    mean = float(x.mean())
-    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
-    return Interval(mean, mean - half, mean + half, x.size)
+    level = check_fraction(confidence, "confidence")
+    with np.errstate(over="ignore", invalid="ignore"):  # refused by name
+        mean, spread = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(x.size)
+    half = float(stats.t.ppf((1 + level) / 2, x.size - 1)) * spread
+    return _finite(Interval(mean, mean - half, mean + half, x.size), "samples")
+
+
+def _finite(interval: Interval, names: str) -> Interval:
+    """Refuse an interval beyond the range of float64: its samples are too large."""
+    if not all(map(math.isfinite, (interval.estimate, interval.low, interval.high))):
+        raise ValueError(f"{names} must be smaller: their interval overflows float64")
+    return interval
 
 
 def difference_interval(
@@ -95,16 +103,19 @@ def difference_interval(
     Paired: :func:`mean_interval` of the differences. Unpaired: Welch (1947), without the
     assumption of equal variances.
     """
+    paired = check_bool(paired, "paired")
     a, b = as_two_samples(x, y, paired=paired)
     if paired:
-        return mean_interval(a - b, confidence)
-    check_fraction(confidence, "confidence")
-    parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
-    center, half = float(a.mean() - b.mean()), 0.0
-    if parts.sum() > 0:
-        degrees = parts.sum() ** 2 / (parts[0] ** 2 / (a.size - 1) + parts[1] ** 2 / (b.size - 1))
-        half = float(stats.t.ppf((1 + confidence) / 2, degrees) * math.sqrt(parts.sum()))
-    return Interval(center, center - half, center + half, min(a.size, b.size))
+        return mean_interval(pair_differences(a, b), confidence)
+    level = check_fraction(confidence, "confidence")
+    with np.errstate(over="ignore", invalid="ignore"):  # refused by name
+        parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
+        center, half = float(a.mean() - b.mean()), 0.0
+        if parts.sum() > 0:
+            shares = parts / parts.sum()
+            degrees = 1 / (shares[0] ** 2 / (a.size - 1) + shares[1] ** 2 / (b.size - 1))
+            half = float(stats.t.ppf((1 + level) / 2, degrees) * math.sqrt(parts.sum()))
+    return _finite(Interval(center, center - half, center + half, min(a.size, b.size)), "x and y")
 
 
 def geometric_mean_interval(ratios: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -135,8 +146,9 @@ def geometric_mean_interval(ratios: ArrayLike, confidence: float = 0.95) -> Inte
     if not (array > 0).all():
         raise ValueError(f"ratios must be positive, got {array.min():.6g}")
     i = mean_interval(np.log(array), confidence)
-    low, estimate, high = np.exp([i.low, i.estimate, i.high]).tolist()
-    return Interval(estimate, low, high, i.n)
+    with np.errstate(over="ignore"):  # refused by name
+        low, estimate, high = np.exp([i.low, i.estimate, i.high]).tolist()
+    return _finite(Interval(estimate, low, high, i.n), "ratios")
 
 
 def proportion_interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
@@ -200,7 +212,7 @@ def bootstrap_interval(
     if np.ptp(x) == 0:
         raise ValueError(f"samples must differ, got {x.size} times {x[0]:.6g}")
     low, high = _bootstrap((x,), statistic, confidence, resamples, method, False, rng)
-    return Interval(float(statistic(x, axis=-1)), low, high, x.size)
+    return _finite(Interval(float(statistic(x, axis=-1)), low, high, x.size), "samples")
 
 
 def bootstrap_difference(
@@ -244,13 +256,14 @@ def bootstrap_difference(
     As :func:`bootstrap_interval`. On pairs this is the difference of the statistics, which for
     the median is not the median of the differences.
     """
+    paired = check_bool(paired, "paired")
     a, b = as_two_samples(x, y, paired=paired)
 
     def difference(u: NDArray[Any], v: NDArray[Any], axis: int = -1) -> Any:
         return statistic(u, axis=axis) - statistic(v, axis=axis)
 
     low, high = _bootstrap((a, b), difference, confidence, resamples, method, paired, rng)
-    return Interval(float(difference(a, b)), low, high, min(a.size, b.size))
+    return _finite(Interval(float(difference(a, b)), low, high, min(a.size, b.size)), "x and y")
 
 
 def _bootstrap(
@@ -263,17 +276,16 @@ def _bootstrap(
     rng: np.random.Generator,
 ) -> tuple[float, float]:
     """Ends of the bootstrap interval of a statistic of one or two samples."""
-    check_fraction(confidence, "confidence")
     check_choice(method, "method", ("BCa", "percentile", "basic"))
     result = stats.bootstrap(
         samples,
         statistic,
-        confidence_level=confidence,
+        confidence_level=check_fraction(confidence, "confidence"),
         n_resamples=check_int(resamples, "resamples", low=100),
         method=method,
         paired=paired,
         vectorized=True,
-        rng=rng,
+        rng=check_rng(rng),
     )
     low, high = (float(end) for end in result.confidence_interval)
     if math.isnan(low) or math.isnan(high):
@@ -284,14 +296,23 @@ def _bootstrap(
 
 
 def as_samples(x: ArrayLike, name: str, *, least: int) -> NDArray[np.float64]:
-    """Return ``x`` flat in float64, finite and of at least ``least`` entries."""
-    flat = np.asarray(as_real(x, name), dtype=np.float64).ravel()
-    if flat.size < least:
-        raise ValueError(f"{name} must hold at least {least} values, got {flat.size}")
-    if not np.isfinite(flat).all():
-        bad = int(flat.size - np.isfinite(flat).sum())
+    """Return ``x`` in float64: one axis, finite and of at least ``least`` entries.
+
+    More axes are refused, not flattened: of (repetitions, tokens) every token would count as a
+    repetition, and the interval would be too short by the root of their number.
+    """
+    samples = np.asarray(as_real(x, name), dtype=np.float64)
+    if samples.ndim != 1:
+        raise ValueError(
+            f"{name} must have shape (n,), one number a repetition, got {samples.shape}; take the "
+            "mean over the other axes first, or ravel what is independent"
+        )
+    if samples.size < least:
+        raise ValueError(f"{name} must hold at least {least} values, got {samples.size}")
+    if not np.isfinite(samples).all():
+        bad = int(samples.size - np.isfinite(samples).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values")
-    return flat
+    return samples
 
 
 def as_two_samples(
@@ -301,6 +322,15 @@ def as_two_samples(
     a, b = as_samples(x, "x", least=2), as_samples(y, "y", least=2)
     check_pairs(a.size, b.size, paired=paired)
     return a, b
+
+
+def pair_differences(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The differences of pairs, refused if one overflows."""
+    with np.errstate(over="ignore"):
+        differences = a - b
+    if not np.isfinite(differences).all():
+        raise ValueError("x and y must be smaller: their differences overflow float64")
+    return differences
 
 
 def check_pairs(n: int, m: int, *, paired: bool) -> None:

@@ -12,10 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from kvlib.checks import check_choice, check_fraction, check_int
+from kvlib.checks import check_bool, check_choice, check_fraction, check_int, check_rng
 from kvlib.stats.effects import ALTERNATIVES, rank_biserial
 from kvlib.stats.energy import as_points, energy_squared, label_weights, weight_unit
-from kvlib.stats.intervals import Interval, as_two_samples, difference_interval
+from kvlib.stats.intervals import (
+    Interval,
+    as_two_samples,
+    difference_interval,
+    pair_differences,
+)
 
 # Two values of a statistic closer than this, in units of the mean distance of the pooled points
 # from their mean, count as tied: above what rounding does to equal values, below what counts.
@@ -138,6 +143,7 @@ def energy_test(
     once. There is no interval of the
     distance: its sampling law is not normal near zero, and resampling biases it upward.
     """
+    paired = check_bool(paired, "paired")
     points, sizes = as_points(x, y, least=2, paired=paired)
     design = _Design(*sizes, paired=paired)
     return _test(
@@ -193,6 +199,7 @@ def permutation_test(
     Samples of equal means and unequal spread break it. Fisher (1935); p-value of Phipson and
     Smyth (2010), two-sided twice the smaller of the one-sided ones.
     """
+    paired = check_bool(paired, "paired")
     a, b = as_two_samples(x, y, paired=paired)
     check_choice(statistic, "statistic", ("mean", "rank_biserial"))
     check_choice(alternative, "alternative", ALTERNATIVES)
@@ -225,7 +232,7 @@ def _scores(
             pooled = 2 * stats.rankdata(pooled) / pooled.size
         return np.asarray(pooled - pooled.mean())
     # A pair enters by its difference alone, which rounds less than its two members do.
-    d = a - b
+    d = pair_differences(a, b)
     if statistic == "rank_biserial":
         signed = np.zeros_like(d)
         signed[d != 0] = np.sign(d[d != 0]) * stats.rankdata(np.abs(d[d != 0]))
@@ -298,13 +305,16 @@ def _test(
     rng: np.random.Generator,
 ) -> PermutationTest:
     """Compare a statistic of labels with its values on relabelled samples."""
-    check_int(permutations, "permutations", low=1)
-    check_fraction(confidence, "confidence")
+    count, level = (
+        check_int(permutations, "permutations", low=1),
+        check_fraction(confidence, "confidence"),
+    )
+    check_rng(rng)
     observed = float(evaluate(design.observed)[0])
-    values = np.concatenate([evaluate(labels) for labels in design.chunks(permutations, rng)])
-    null = NullDistribution(np.sort(values), exact=design.count <= permutations)
+    values = np.concatenate([evaluate(labels) for labels in design.chunks(count, rng)])
+    null = NullDistribution(np.sort(values), exact=design.count <= count)
     tolerance = TIE_TOLERANCE * unit
-    pvalue, pvalue_interval = _pvalue(observed, null, tolerance, alternative, confidence)
+    pvalue, pvalue_interval = _pvalue(observed, null, tolerance, alternative, level)
     return PermutationTest(
         name=name,
         statistic=observed,

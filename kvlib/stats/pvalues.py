@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib.checks import as_real, check_int
+from kvlib.checks import as_real, as_within, check_int, check_number, check_rng
 from kvlib.stats.intervals import as_samples
 
 
@@ -34,7 +33,8 @@ def ks_distance(samples: ArrayLike, cdf: Callable[[NDArray[Any]], ArrayLike]) ->
     are not independent, nor are vectors that share a rotation: compare with
     :func:`monte_carlo_null` instead.
     """
-    return float(ks_distances(as_samples(samples, "samples", least=1), cdf))
+    pooled = np.ravel(as_real(samples, "samples"))
+    return float(ks_distances(as_samples(pooled, "samples", least=1), cdf))
 
 
 def ks_distances(
@@ -91,6 +91,7 @@ def monte_carlo_null(
         Ascending; ``numpy.quantile`` of it gives the null band.
     """
     count = check_int(repetitions, "repetitions", low=1)
+    check_rng(rng)
     null = np.array([float(statistic(draw(child))) for child in rng.spawn(count)])
     return np.sort(as_samples(null, "statistic under the null", least=1))
 
@@ -116,9 +117,8 @@ def monte_carlo_pvalue(observed: float, null: ArrayLike) -> float:
     well, since ties count against the observation.
     """
     values = as_samples(null, "null", least=1)
-    if not math.isfinite(observed):
-        raise ValueError(f"observed must be finite, got {observed}")
-    return float((1 + (values >= observed).sum()) / (1 + values.size))
+    seen = check_number(observed, "observed")
+    return float((1 + (values >= seen).sum()) / (1 + values.size))
 
 
 def holm(pvalues: ArrayLike) -> NDArray[np.float64]:
@@ -151,11 +151,9 @@ def holm(pvalues: ArrayLike) -> NDArray[np.float64]:
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]
     """
-    p = np.asarray(as_real(pvalues, "pvalues"), dtype=np.float64)
+    p = as_within(pvalues, "pvalues", low=0, high=1)
     if p.ndim != 1 or p.size == 0:
         raise ValueError(f"pvalues must have shape (m,) with m >= 1, got {p.shape}")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"pvalues must lie in [0, 1], got {p[~((p >= 0) & (p <= 1))][0]:.6g}")
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     adjusted = np.empty_like(p)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -227,9 +227,9 @@ class Grid:
 
     def _normalise(self, name: str, check: Callable[[Any, str], Any]) -> None:
         given = getattr(self, name)
-        # A set has no order, and the order of the axes is the order of the rows.
-        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-            raise TypeError(f"{name} must be a list or tuple of values, got {given!r}")
+        if isinstance(given, (str, bytes, Set, Mapping)) or not isinstance(given, Iterable):
+            # The order of a set changes from run to run, and with it the rows of the table.
+            raise TypeError(f"{name} must be a sequence of values in order, got {given!r}")
         values = tuple(check(value, name) for value in given)
         if not values and name not in _MAY_BE_EMPTY:
             raise ValueError(f"{name} must hold at least one value, got none")

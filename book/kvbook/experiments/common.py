@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from kvlib import quantize
 from kvlib.quantize import RotatedQuantizer, codebooks
 from kvlib.stats import Interval
+
+
+def children(seed: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
+    """What ``seed.spawn(count)`` returns, but the same at every call: the seed stays as it is."""
+    first = seed.n_children_spawned
+    return [
+        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i))
+        for i in range(first, first + count)
+    ]
 
 
 def distortion(dim: int, bits: int) -> float:

@@ -145,6 +145,8 @@ class Stored:
 
 def takes(x: ArrayLike) -> bool:
     """Whether ``x`` is of a kind the kernels encode: float16 or float32, (..., tokens, d >= 2)."""
+    if isinstance(x, np.ma.MaskedArray):  # refused by numpy's path
+        return False
     array = np.asarray(x)
     return (
         array.dtype in (np.float16, np.float32)

@@ -278,10 +278,28 @@ def store_signs_16(typing_context, y, start, row, at):
 
 @intrinsic
 def half(typing_context, number):
-    """``number`` rounded to float16 and back, as numpy stores it."""
+    """``number`` rounded to float16 and back, as numpy stores it; not for NaN.
+
+    In integers: where the processor has no instruction for it, LLVM would call a library function
+    that nobody links, and abort the interpreter.
+    """
 
     def codegen(context, builder, signature, arguments):
-        return builder.fpext(builder.fptrunc(arguments[0], ir.HalfType()), _FLOAT)
+        bits = builder.bitcast(arguments[0], _I32)
+        size = builder.and_(bits, _I32(0x7FFFFFFF))
+        # Of 23 bits of the fraction ten are left, ties to even; a carry moves into the exponent.
+        even = builder.and_(builder.lshr(size, _I32(13)), _I32(1))
+        normal = builder.add(size, builder.add(even, _I32(0xFFF)))
+        normal = builder.and_(normal, _I32(0x7FFFE000))
+        too_large = builder.icmp_unsigned(">=", normal, _I32(0x47800000))  # 2^16
+        normal = builder.select(too_large, _I32(0x7F800000), normal)
+        # Below 2^-14 the last place is 2^-24, as it is in the floats from 1/2 to 1.
+        shift = ir.Constant(_FLOAT, 0.5)
+        shifted = builder.fsub(builder.fadd(builder.bitcast(size, _FLOAT), shift), shift)
+        small = builder.icmp_unsigned("<", size, _I32(0x38800000))  # 2^-14
+        rounded = builder.select(small, builder.bitcast(shifted, _I32), normal)
+        sign = builder.and_(bits, _I32(0x80000000))
+        return builder.bitcast(builder.or_(rounded, sign), _FLOAT)
 
     return types.float32(types.float32), codegen
 

@@ -35,8 +35,9 @@ _MOST_THREADS = 64
 
 def kernels(name: str) -> ModuleType | None:
     """The compiled module ``name`` of this package; None without numba or if switched off."""
-    choice = os.environ.get("KVLIB_KERNELS", "auto")
+    choice = os.environ.get("KVLIB_KERNELS", "").strip() or "auto"
     check_choice(choice, "KVLIB_KERNELS", ("auto", "numpy"))
+    thread_count()  # refuses nonsense whether or not the kernels are used
     return _load(name) if choice == "auto" else None
 
 
@@ -46,8 +47,10 @@ def _load(name: str) -> ModuleType | None:
     if sys.byteorder != "little":
         return None
     try:
-        importlib.import_module("numba")
+        numba = importlib.import_module("numba")
     except ImportError:
+        return None
+    if numba.config.DISABLE_JIT:  # under a debugger, say: what is here cannot run as Python
         return None
     try:
         return importlib.import_module(f"kvlib.quantize.kernels.{name}")
@@ -85,7 +88,8 @@ def run(work: Callable[[_Item], bool | None], items: Iterable[_Item]) -> bool:
     a core that is slower or busy elsewhere holds up nothing but its last item.
     """
     queue = deque(items)
-    others = min(thread_count(), len(queue)) - 1 if len(queue) > 1 else 0
+    allowed = thread_count()  # asked even where one item needs one thread: it refuses nonsense
+    others = max(0, min(allowed, len(queue)) - 1)
 
     def take() -> _Item | None:
         try:

@@ -81,7 +81,6 @@ from kvbook.experiments.ch05.predictions import (
 )
 from kvbook.experiments.ch05.rows import (
     Panel,
-    children,
     draw_panel,
     gaussian_row,
     kl_of_errors,
@@ -137,7 +136,7 @@ from kvbook.experiments.ch05.verdicts import (
     temperature_share,
     variance_ratio,
 )
-from kvbook.experiments.common import key_quantizer
+from kvbook.experiments.common import children, key_quantizer
 
 __all__ = [
     "ALWAYS",

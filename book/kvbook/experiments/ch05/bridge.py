@@ -9,8 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from kvbook.experiments.ch05.keys import SCALES, Keys, by_scale, keys_and_queries
-from kvbook.experiments.ch05.rows import children
-from kvbook.experiments.common import key_quantizer
+from kvbook.experiments.common import children, key_quantizer
 from kvlib import attention_kl, attention_weights, stats
 from kvlib.checks import FloatArray
 from kvlib.data.synthetic import Family

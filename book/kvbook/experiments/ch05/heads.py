@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from kvbook.experiments.ch05.rows import children, norm_product
-from kvbook.experiments.common import key_quantizer
+from kvbook.experiments.ch05.rows import norm_product
+from kvbook.experiments.common import children, key_quantizer
 from kvlib import KVCache, attention_kl, attention_weights
 from kvlib.checks import FloatArray
 from kvlib.data.heads import Head, heads

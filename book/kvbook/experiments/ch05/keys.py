@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvbook.experiments.ch05.rows import children, logits, on_sphere
+from kvbook.experiments.ch05.rows import logits, on_sphere
+from kvbook.experiments.common import children
 from kvlib import attention_kl, attention_weights
 from kvlib.checks import FloatArray
 from kvlib.data import synthetic

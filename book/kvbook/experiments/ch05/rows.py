@@ -37,15 +37,6 @@ def streams(seed: int) -> dict[str, np.random.SeedSequence]:
     return found
 
 
-def children(seed: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
-    """What ``seed.spawn(count)`` returns, but the same at every call: the seed stays as it is."""
-    first = seed.n_children_spawned
-    return [
-        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i))
-        for i in range(first, first + count)
-    ]
-
-
 @dataclass(frozen=True, eq=False)
 class Panel:
     """Attention rows, each of its own length.
