@@ -23,6 +23,7 @@ from kvlib.checks import (
     as_integers,
     as_vectors,
     check_bool,
+    check_int,
     check_nonzero_norms,
     keep_checked,
 )

@@ -84,7 +84,7 @@ class BlockQuantizer:
         TypeError, ValueError
             On anything else, or where a range does not fit ``side_dtype``.
         """
-        check_int(seed, "seed", low=0)
+        seed = check_int(seed, "seed", low=0)
         vectors = as_vectors(x, "x")
         grouped = self._grouped(vectors)
         low = self._stored(grouped.min(axis=-1))

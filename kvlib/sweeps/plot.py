@@ -10,7 +10,6 @@ import numpy as np
 from kvlib import quantize
 from kvlib.checks import check_choice
 from kvlib.measure.registry import metric_of
-from kvlib.stats import geometric_mean_interval, mean_interval
 from kvlib.sweeps.grid import COORDINATES
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def _geometric_mean(values: Sequence[float]) -> float:
 def _ends_of_geometric(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return (float(np.mean(values)),) * 2
+    from kvlib.stats import geometric_mean_interval
+
     interval = geometric_mean_interval(values)
     return interval.low, interval.high
 
@@ -115,5 +116,7 @@ def _ends_of_geometric(values: Sequence[float]) -> tuple[float, float]:
 def _ends_of_mean(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return (float(np.mean(values)),) * 2
+    from kvlib.stats import mean_interval
+
     interval = mean_interval(values)
     return interval.low, interval.high
