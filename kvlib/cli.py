@@ -277,8 +277,6 @@ def _bench(options: argparse.Namespace) -> int:
         status = 130
     _live("")
     print(bench.table(finished))
-    if held := bench.aims_table(finished):
-        print(f"\naims:\n{held}")
     if options.output is not None:
         bench.write(options.output, finished)
     return status

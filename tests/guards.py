@@ -1,12 +1,15 @@
 """What a committed chapter must not contain; each guard returns its complaints.
 
-A guard is a function of one notebook (nbformat 4) and gives a list of strings, empty where all
-is well. `tests/test_guards.py` holds every chapter against every guard, and every guard against
-a chapter that was broken so that it must speak.
+A guard is a function of one notebook (nbformat 4), or of all of them by name, and gives a list of
+strings, empty where all is well. `tests/test_guards.py` holds every chapter against every guard,
+and every guard against a chapter that was broken so that it must speak.
 """
 
+import ast
 import re
 from dataclasses import dataclass
+
+from kvbook.build.staleness import python_source
 
 FIGURE_TAG = "nbval-ignore-output"
 SHORTEST_CAPTION = 30
@@ -140,6 +143,63 @@ def outputs_shown(notebook):
             if kinds and not kinds & SHOWN and not glued:
                 found.append(f"code cell {number}: an output the book cannot show")
     return found
+
+
+# ---------------------------------------------------------------------- code
+
+MOST_DEFINITION_LINES = 8
+MOST_CODE_LINES = 2500
+MOST_HIDDEN = 1 / 3
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def definitions(notebook):
+    """Functions and classes that a notebook defines, methods and inner ones among them."""
+    tree = ast.parse(python_source(notebook))
+    return [node for node in ast.walk(tree) if isinstance(node, DEFINITIONS)]
+
+
+def no_long_definition(notebook):
+    """What is longer than a few lines is a module's, where it is typed and tested."""
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in definitions(notebook)}
+    return [
+        f"{name} has {length} lines, allowed are {MOST_DEFINITION_LINES}: move it to kvbook"
+        for name, length in lengths.items()
+        if length > MOST_DEFINITION_LINES
+    ]
+
+
+def code_shown(notebook):
+    """Most of the code is there to be read."""
+    cells = [cell for _, cell in code_cells(notebook)]
+    tags = [cell.metadata.get("tags", []) for cell in cells]
+    hidden = sum(any(tag.startswith(("hide-", "remove-")) for tag in found) for found in tags)
+    if hidden <= MOST_HIDDEN * len(cells):
+        return []
+    return [f"{hidden} of {len(cells)} code cells are hidden, allowed is a third"]
+
+
+def defined_once(notebooks):
+    """No function or class is defined in two notebooks, given by name."""
+    places = {}
+    for name, notebook in notebooks.items():
+        for defined in dict.fromkeys(node.name for node in definitions(notebook)):
+            if not re.fullmatch(r"__\w+__|_repr_\w+_", defined):
+                places.setdefault(defined, []).append(name)
+    return [
+        f"{defined} is defined in {', '.join(found)}: move it to kvbook"
+        for defined, found in places.items()
+        if len(found) > 1
+    ]
+
+
+def little_code(notebooks):
+    """All notebooks together hold little code; what they call lies in modules."""
+    cells = [cell for notebook in notebooks.values() for _, cell in code_cells(notebook)]
+    lines = [line for cell in cells for line in cell.source.splitlines() if line.strip()]
+    if len(lines) <= MOST_CODE_LINES:
+        return []
+    return [f"the notebooks hold {len(lines)} lines of code, allowed are {MOST_CODE_LINES}"]
 
 
 # --------------------------------------------------------------------- texts
@@ -395,7 +455,10 @@ GUARDS = [
     only_pictures_unchecked,
     outputs_shown,
     no_local_paths,
+    no_long_definition,
+    code_shown,
     small_enough,
     no_typed_result,
     no_typed_twin,
 ]
+GUARDS_OF_ALL = [defined_once, little_code]

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from kvbook.bench.aims import AIMS
 from kvbook.experiments import a1
 from kvbook.experiments.a1 import Timings
 
-from kvlib.bench import AIMS, Row
+from kvlib.bench import Row
 
 
 def row(impl, seconds, *, work="encode", bits=4, threads=1, run=None, **extra):

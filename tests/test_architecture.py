@@ -33,17 +33,22 @@ ROOMS = (
     "kvbook.plotting",
     "kvbook.page",
     "kvbook.models",
+    "kvbook.bench",
     "kvbook.experiments",
     "kvbook.figures",
     "kvbook.build",
-    "kvbook.bench",
 )
 # What is derived must not reach what measures, and the reverse. The law of the sphere is what
 # codebooks are made for.
 CLOSED_FORMS = {"kvlib.laws", "kvlib.checks", "kvlib.lazy"}
 MEASURING = ("kvlib.quantize", "kvlib.measure", "kvlib.stats", "kvlib.data", "kvlib.sweeps")
 HEAVY = ("matplotlib", "seaborn")
-MAY_DRAW = ("kvbook.plotting", "kvbook.figures", "kvbook.page", "kvlib.sweeps.plot")
+MAY_DRAW = (
+    "kvbook.plotting",
+    "kvbook.figures",
+    "kvbook.page",
+    "kvlib.sweeps.plot",
+)
 
 
 def modules():

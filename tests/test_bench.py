@@ -1,15 +1,14 @@
 """Timing in turns, what rows say, and the comparison's own tools. No test asserts a speed."""
 
-import contextlib
-import importlib.util
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kvbook.bench import aims, peers, stages
+from kvbook.build import bench as tool
 
 from kvlib import bench, timing
 from kvlib.bench import Ratio, Row, Task
@@ -250,7 +249,7 @@ def test_own_rows_refuse_before_anything_runs(options, word):
 def judged(rows):
     return {
         (aim.text, reading.bits, reading.against): aim.met(reading)
-        for aim in bench.AIMS
+        for aim in aims.AIMS
         for reading in aim.readings(rows)
     }
 
@@ -269,7 +268,7 @@ def test_aims_compare_rows_of_one_run_with_the_fastest_peer():
         ("encode: kvlib over a copy", 4, "kvlib"): False,
         ("encode: one thread over two", 4, "kvlib"): True,
     }
-    printed = bench.aims_table(rows)
+    printed = aims.aims_table(rows)
     assert "MISSED" in printed
     assert "2.60 [2.60, 2.60] >= 2.5 times" in printed
 
@@ -289,7 +288,7 @@ def test_aims_on_memory_and_on_tests():
 
 
 def test_no_rows_no_aims():
-    assert bench.aims_table([]) == ""
+    assert aims.aims_table([]) == ""
     assert bench.table([]) == ""
 
 
@@ -330,21 +329,8 @@ def test_interrupted_it_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
 # ------------------------------------------------------------ the book's own tool
 
 
-def load(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run(monkeypatch):
-    return load("run", monkeypatch)
-
-
 def pins(text):
-    lines = [line.partition(";")[0].strip() for line in text.splitlines()]
+    lines = [line.partition(";")[0].strip(" \\") for line in text.splitlines()]
     return dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
 
 
@@ -356,47 +342,47 @@ def test_shared_packages_are_those_of_the_book():
     assert {name: ours[name] for name in shared} == {name: book[name] for name in shared}
 
 
-def test_sections_of_the_requirements(run):
+def test_sections_of_the_requirements():
     text = "# said\n# section: a\nx==1\n\n# section: b, apart\n--option url\n# why\ny==2; marker\n"
-    assert run.sections(text) == [
-        run.Section("a", False, ("x==1",)),
-        run.Section("b", True, ("--option url", "y==2; marker")),
+    assert tool.sections(text) == [
+        tool.Section("a", False, ("x==1",)),
+        tool.Section("b", True, ("--option url", "y==2; marker")),
     ]
-    names = [s.name for s in run.sections((FOLDER / "requirements.txt").read_text("utf-8"))]
+    names = [s.name for s in tool.sections((FOLDER / "requirements.txt").read_text("utf-8"))]
     assert names[0] == "kvlib"
     assert {"turbovec", "faiss-cpu", "turboquant-space", "turboquant-torch"} <= set(names)
 
 
 def test_a_package_that_cannot_be_installed_is_reported_and_the_rest_goes_on(
-    run, monkeypatch, tmp_path, capsys
+    monkeypatch, tmp_path, capsys
 ):
     venv = tmp_path / "venv"
     venv.mkdir()
-    monkeypatch.setattr(run, "STAMP", venv / "bench.json")
-    monkeypatch.setattr(run.environment, "call", lambda command, what: None)
+    monkeypatch.setattr(tool, "STAMP", venv / "bench.json")
+    monkeypatch.setattr(tool.environment, "call", lambda command, what: None)
     tried = []
 
     def install(section, where):
         tried.append(section.name)
         return "ERROR: no such version" if section.name == "turbovec" else ""
 
-    monkeypatch.setattr(run, "install", install)
-    assert run.prepare(venv) == {"turbovec": "ERROR: no such version"}
+    monkeypatch.setattr(tool, "install", install)
+    assert tool.prepare(venv) == {"turbovec": "ERROR: no such version"}
     assert "turbovec cannot be installed, left out" in capsys.readouterr().out
     assert tried[0] == "kvlib"
     assert "hyppo" in tried
     tried.clear()
-    run.prepare(venv)  # what is there stays, what is not is tried again
+    tool.prepare(venv)  # what is there stays, what is not is tried again
     assert tried == ["turbovec"]
 
 
-def test_unknown_stages_are_named(run, capsys):
+def test_unknown_stages_are_named(capsys):
     with pytest.raises(SystemExit):
-        run.parse(["--stages", "codec-1", "typo"])
+        tool.parse(["--stages", "codec-1", "typo"])
     assert "no such stage: typo" in capsys.readouterr().err
 
 
-def test_interrupted_the_finished_stages_are_joined(run, monkeypatch, tmp_path, capsys):
+def test_interrupted_the_finished_stages_are_joined(monkeypatch, tmp_path, capsys):
     began, joined = [], []
 
     def interrupted(name, options):
@@ -407,19 +393,18 @@ def test_interrupted_the_finished_stages_are_joined(run, monkeypatch, tmp_path, 
 
     stamp = tmp_path / "stamp"
     stamp.touch()
-    monkeypatch.setattr(run, "STAMP", stamp)
-    monkeypatch.setattr(run, "BUILD", tmp_path)
-    monkeypatch.setattr(run, "prepare", dict)
-    monkeypatch.setattr(run, "run_stage", interrupted)
-    monkeypatch.setattr(run, "merge", joined.append)
-    assert run.main(["--stages", "codec-1", "kl", "null"]) == 130
+    monkeypatch.setattr(tool, "STAMP", stamp)
+    monkeypatch.setattr(tool, "BUILD", tmp_path)
+    monkeypatch.setattr(tool, "prepare", dict)
+    monkeypatch.setattr(tool, "run_stage", interrupted)
+    monkeypatch.setattr(tool, "merge", joined.append)
+    assert tool.main(["--stages", "codec-1 kl", "null"]) == 130
     assert began == ["codec-1", "kl"]
     assert joined == [{}]
     assert "finished rows are kept" in capsys.readouterr().err
 
 
-def test_a_missing_package_is_noted_and_the_others_are_measured(monkeypatch):
-    peers = load("peers", monkeypatch)
+def test_a_missing_package_is_noted_and_the_others_are_measured():
     x = bench.vectors(20, 8)
 
     def absent(x, bits, threads):
@@ -438,13 +423,9 @@ def test_a_missing_package_is_noted_and_the_others_are_measured(monkeypatch):
         "absent": "ImportError: No module named 'absent'",
         "broken": "AttributeError: it changed",
     }
-    with contextlib.suppress(KeyError):
-        del sys.modules["peers"]
 
 
-def test_extrapolation_takes_the_time_of_one_permutation(monkeypatch):
-    stages = load("stages", monkeypatch)
-
+def test_extrapolation_takes_the_time_of_one_permutation():
     def pilot(measured, *seconds):
         extra = {"measured": measured, "statistic": 0.5}
         return Row("pilot", "scipy", None, 1, 500, 6, seconds, None, extra)

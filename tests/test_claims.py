@@ -1,7 +1,11 @@
 """The ledger: rules decide from intervals, verdicts follow, and only notebooks are read."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from kvbook import ledger
@@ -92,6 +96,7 @@ def _notebook(folder, name, *verdicts):
     ]
     cells = [{"cell_type": "code", "source": "", "outputs": outputs}, {"cell_type": "markdown"}]
     (folder / name).write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    return {"cells": cells}
 
 
 def test_the_ledger_reads_executed_notebooks_only(tmp_path):
@@ -110,6 +115,45 @@ def test_a_claim_judged_twice_is_refused(tmp_path):
     _notebook(tmp_path, "02_y.ipynb", _verdict(second=3.0))
     with pytest.raises(ValueError, match=r"T03 is judged twice: in .*01_x.* and in 02_y"):
         ledger.read_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["C99", "T3", None, ["T03"]])
+def test_a_verdict_of_no_known_claim_is_refused(tmp_path, name):
+    document = _notebook(tmp_path, "01_x.ipynb", _verdict())
+    document["cells"][0]["outputs"][0]["data"][ledger.MIME_TYPE]["id"] = name
+    (tmp_path / "01_x.ipynb").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"01_x\.ipynb judges .*, which is not in the claims"):
+        ledger.read_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"cells": 1}', '{"cells": [1]}', "\xff"])
+def test_a_file_that_is_no_notebook_is_one_line(tmp_path, text, capsys):
+    (tmp_path / "01_x.ipynb").write_bytes(text.encode("latin-1"))
+    assert main(["--notebooks", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kvbook.ledger: 01_x.ipynb is not a readable notebook")
+    assert error.count("\n") == 1
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
+    _notebook(tmp_path, "01_x.ipynb", _verdict())
+    assert main(["--notebooks", str(tmp_path), "--stability", str(tmp_path)]) == 3
+    assert capsys.readouterr().err.startswith("kvbook.ledger: [Errno 21] Is a directory")
+
+
+def test_a_reader_that_goes_away_and_a_plain_terminal_are_no_error():
+    command = [sys.executable, "-m", "kvbook.ledger"]
+    root = Path(__file__).resolve().parents[1]
+    reader = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    reader.stdout.readline()
+    reader.stdout.close()
+    assert (reader.wait(timeout=60), reader.stderr.read()) == (0, "")
+    reader.stderr.close()
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=root, env=plain, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_command_line(tmp_path, capsys):

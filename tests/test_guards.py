@@ -84,6 +84,11 @@ def test_chapter(path, guard):
     assert guard(nbformat.read(path, as_version=4)) == []
 
 
+@pytest.mark.parametrize("guard", guards.GUARDS_OF_ALL, ids=lambda guard: guard.__name__)
+def test_all_chapters(guard):
+    assert guard({path.stem: nbformat.read(path, as_version=4) for path in CHAPTERS}) == []
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_names_known_claims(path):
     assert guards.claims_known(nbformat.read(path, as_version=4), CLAIMS) == []
@@ -105,7 +110,7 @@ def test_there_are_chapters_to_guard():
 
 
 def test_chapters_are_stored_in_their_one_form():
-    from kvbook.build.chapters import normalise, serialise
+    from kvbook.build.storing import normalise, serialise
 
     for path in CHAPTERS:
         stored = path.read_text(encoding="utf-8")
@@ -225,6 +230,34 @@ def too_big(n):
     n.cells[3].outputs[0].data["image/png"] = "A" * (guards.LARGEST_BYTES + 1)
 
 
+def defining(lines, kind="def judge():"):
+    """A cell that defines something of so many lines, the first one counted in."""
+    return new_code_cell("\n".join([kind, *["    pass"] * (lines - 1)]), execution_count=4)
+
+
+def long_function(n):
+    n.cells.append(defining(guards.MOST_DEFINITION_LINES + 1))
+
+
+def long_class(n):
+    n.cells.append(defining(guards.MOST_DEFINITION_LINES + 1, "class Result:"))
+
+
+def long_inner_function(n):
+    inner = ["class Result:", "  def judge(self):", *["    pass"] * guards.MOST_DEFINITION_LINES]
+    n.cells.append(new_code_cell("%matplotlib inline\n" + "\n".join(inner), execution_count=4))
+
+
+def hidden_inputs(n):
+    for cell in n.cells[1:3]:
+        cell.metadata["tags"] = ["hide-input"]
+
+
+def removed_cells(n):
+    for cell in n.cells[1:3]:
+        cell.metadata["tags"] = ["remove-cell"]
+
+
 def appended(text):
     def change(n):
         n.cells[0].source += "\n\n" + text
@@ -255,6 +288,8 @@ BROKEN = {
     ],
     guards.outputs_shown: [unknown_kind, unshown],
     guards.no_local_paths: [local_path, local_source, memory_address],
+    guards.no_long_definition: [long_function, long_class, long_inner_function],
+    guards.code_shown: [hidden_inputs, removed_cells],
     guards.small_enough: [too_big],
     guards.no_typed_result: [
         appended("The distortion is 0.361."),
@@ -294,6 +329,32 @@ def test_guard_catches(guard, change):
     broken = copy.deepcopy(chapter())
     change(broken)
     assert guard(broken) != []
+
+
+def test_a_definition_may_have_a_few_lines_and_a_third_of_the_cells_be_hidden():
+    good = chapter()
+    good.cells.append(defining(guards.MOST_DEFINITION_LINES))
+    good.cells[1].metadata["tags"] = ["hide-input"]
+    assert guards.no_long_definition(good) == guards.code_shown(good) == []
+
+
+def test_a_function_that_two_chapters_define_is_caught():
+    first, second = chapter(), chapter()
+    for made, name in ((first, "judge"), (second, "table")):
+        made.cells.append(defining(3, f"def {name}():"))
+        made.cells.append(defining(3, "def __repr__(self):"))
+    assert guards.defined_once({"01": first, "02": second}) == []
+    second.cells.append(defining(2))
+    second.cells.append(defining(3))  # anew in one chapter: its own affair
+    (found,) = guards.defined_once({"01": first, "02": second})
+    assert "judge is defined in 01, 02" in found
+
+
+def test_much_code_is_caught():
+    made = new_notebook(cells=[new_code_cell("x = 1\n\n" * guards.MOST_CODE_LINES)])
+    assert guards.little_code({"01": made}) == []
+    made.cells.append(new_code_cell("x = 2"))
+    assert len(guards.little_code({"01": made})) == 1
 
 
 def test_unknown_claims_are_caught():

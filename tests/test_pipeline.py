@@ -1,9 +1,11 @@
 """The build: when a chapter is executed, what happens when it fails, what the book refuses."""
 
+import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,67 +13,59 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from kvbook.build import chapters, environment, execute, pages, parameters, render, serve
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+import small_book
+from kvbook.build import (
+    book as whole,
+)
+from kvbook.build import (
+    chapters,
+    command,
+    execute,
+    isolation,
+    pages,
+    parameters,
+    progress,
+    render,
+    staleness,
+    storing,
+    verdicts,
+)
+from kvbook.build.chapters import ChapterProblem
+from kvbook.ledger import rows
+from kvbook.ledger.words import NOT_YET_TESTED
+from small_book import alive, notebook, put, tool
+
+from kvlib import files
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / "book" / "kvbook" / "build"
 
-# A package of the same name as the real one, so that the import rules are tried out as they are.
-MODULES = {
-    "__init__": "",
-    "alpha": "from ._base import number\n",
-    "_base": "number = 1\n",
-    "beta": "def late():\n    from kvlib import alpha\n    return alpha\n",
-    "data/__init__": "",
-    "data/captured": "import kvlib.alpha\n",
-    "lonely": "",
-}
-
-
-def notebook(*cells, title="# Title"):
-    """A notebook of code cells, the first of which holds the parameters."""
-    first = new_code_cell("seed = 1\nscale = 0.5", metadata={"tags": ["parameters"]})
-    made = new_notebook(
-        cells=[new_markdown_cell(title), first, *(new_code_cell(source) for source in cells)],
-        metadata={"kernelspec": dict(chapters.KERNEL)},
-    )
-    for number, cell in enumerate(made.cells):
-        cell.id = f"cell-{number}"
-    return made
-
-
-def put(root, name, *cells, **options):
-    """Write a chapter into a book."""
-    path = root / "notebooks" / f"{name}.ipynb"
-    path.write_text(chapters.serialise(notebook(*cells, **options)), encoding="utf-8")
-    return path
-
 
 @pytest.fixture
 def book(tmp_path):
-    """A small repository: a package, data, and chapters that use parts of them."""
-    for folder in ("kvlib/data", "notebooks", "book/data"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name, source in MODULES.items():
-        (tmp_path / "kvlib" / f"{name}.py").write_text(source, encoding="utf-8")
-    (tmp_path / "requirements.txt").write_text("numpy==2\n", encoding="utf-8")
-    (tmp_path / "book" / "data" / "keys.npz").write_bytes(b"keys")
-    (tmp_path / "book" / "data" / "other.npz").write_bytes(b"other")
+    """A small repository with two chapters."""
+    small_book.make(tmp_path)
     put(tmp_path, "01_plain", "print(seed * 2)")
     put(tmp_path, "02_alpha", "from kvlib import alpha\nprint(alpha.number)")
     return tmp_path
 
 
-def run(root, *options):
+@pytest.fixture(autouse=True)
+def same_signals():
+    """Commands that are called here change what SIGTERM does."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def run(root, *options, **variables):
     """The executor as the Makefile calls it."""
-    command = [sys.executable, str(TOOLS / "execute.py"), "--root", str(root), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return tool(root, "execute", *options, **variables)
 
 
 def executed(done):
     """Names of the chapters a run executed."""
-    return sorted(re.findall(r"^(\w+): done in", done.stdout, flags=re.MULTILINE))
+    return sorted(re.findall(r"^(\w+)(?: seed \d+)?: done in", done.stdout, flags=re.MULTILINE))
 
 
 def touch(path):
@@ -98,7 +92,7 @@ def touch(path):
 )
 def test_dependencies_follow_imports(book, source, modules):
     path = put(book, "03_case", source)
-    found = chapters.dependencies(path, book)
+    found = staleness.dependencies(path, book)
     names = {p.stem for p in found if p.parent.name == "kvlib"}
     assert names == {name or "__init__" for name in modules}
     assert {path, book / "requirements.txt"} <= found
@@ -106,8 +100,8 @@ def test_dependencies_follow_imports(book, source, modules):
 
 def test_data_is_a_dependency_where_it_can_be_loaded(book):
     def data(source):
-        found = chapters.dependencies(put(book, "03_case", source), book)
-        return {p.name for p in found if p.parent.name == "data"}
+        found = staleness.dependencies(put(book, "03_case", source), book)
+        return {p.name for p in found if p.suffix == ".npz"}
 
     assert data("from kvlib.data import captured") == {"keys.npz", "other.npz"}
     assert data("open('../book/data/keys.npz')") == {"keys.npz"}
@@ -116,8 +110,8 @@ def test_data_is_a_dependency_where_it_can_be_loaded(book):
 
 def test_invalid_code_is_named(book):
     (book / "kvlib" / "alpha.py").write_text("def broken(:\n", encoding="utf-8")
-    with pytest.raises(chapters.ChapterProblem, match=r"alpha\.py is not valid Python"):
-        chapters.dependencies(book / "notebooks" / "02_alpha.ipynb", book)
+    with pytest.raises(ChapterProblem, match=r"alpha\.py is not valid Python"):
+        staleness.dependencies(book / "notebooks" / "02_alpha.ipynb", book)
 
 
 # --------------------------------------------------------------------- staleness
@@ -128,13 +122,11 @@ def pretend_executed(book):
     record = {}
     for path in chapters.chapters(book):
         stored = chapters.read(path)
-        for number, (_, cell) in enumerate(
-            [(None, c) for c in stored.cells if c.cell_type == "code"], start=1
-        ):
+        for number, cell in enumerate(chapters.code_cells(stored), start=1):
             cell.execution_count = number
-        path.write_text(chapters.serialise(stored), encoding="utf-8")
-        state = chapters.snapshot(path, book)
-        record[path.name] = {**state, "result": chapters.fingerprint(path)["sha256"]}
+        path.write_text(storing.serialise(stored), encoding="utf-8")
+        state = staleness.snapshot(path, book)
+        record[path.name] = {**state, "result": staleness.digest_of_result(path)}
     return record
 
 
@@ -143,36 +135,73 @@ def stale(book, record):
     return [
         path.stem
         for path in chapters.chapters(book)
-        if chapters.why_stale(path, path, book, record)
+        if staleness.why_stale(path, path, book, record)
     ]
 
 
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        ("notebooks/01_plain.ipynb", ["01_plain"]),
-        ("kvlib/alpha.py", ["02_alpha", "03_late", "04_data"]),
-        ("kvlib/_base.py", ["02_alpha", "03_late", "04_data"]),
-        ("kvlib/beta.py", ["03_late"]),
-        ("kvlib/lonely.py", []),
-        ("book/data/keys.npz", ["04_data"]),
-        ("requirements.txt", ["01_plain", "02_alpha", "03_late", "04_data"]),
-    ],
-)
-@pytest.mark.parametrize("how", ["touched", "changed"])
-def test_touching_a_file_makes_stale_what_depends_on_it(book, file, expected, how):
+INPUTS = [
+    ("notebooks/01_plain.ipynb", ["01_plain"]),
+    ("kvlib/alpha.py", ["02_alpha", "03_late", "04_data"]),
+    ("kvlib/_base.py", ["02_alpha", "03_late", "04_data"]),
+    ("kvlib/beta.py", ["03_late"]),
+    ("kvlib/lonely.py", []),
+    ("book/data/keys.npz", ["04_data"]),
+    ("requirements.txt", ["01_plain", "02_alpha", "03_late", "04_data"]),
+]
+
+
+@pytest.fixture
+def shelf(book):
+    """A repository of four chapters that reach different files, and the record of a full run."""
     put(book, "03_late", "from kvlib.beta import late")
     put(book, "04_data", "from kvlib.data import captured")
     record = pretend_executed(book)
     assert stale(book, record) == []
-    path = book / file
-    if how == "touched":
-        touch(path)
+    return book, record
+
+
+def edit(path, code, text):
+    """Change what a file does (`code`) or what it says (`text`)."""
+    if path.suffix == ".ipynb":
+        stored = chapters.read(path)
+        stored.cells[0].source += "\n\nMore prose." * text
+        stored.cells[2].source += "\n# why" * text + "\nseed += 1" * code
+        path.write_text(storing.serialise(stored), encoding="utf-8")
     else:
-        times = path.stat()
-        path.write_bytes(path.read_bytes().replace(b"\n", b" \n", 1) + b"\n")
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        doc = '"""What it is for."""\n# why\n' * text
+        path.write_bytes(doc.encode() + path.read_bytes() + b"\nextra = 2\n" * code)
+
+
+@pytest.mark.parametrize(("file", "expected"), INPUTS)
+def test_a_changed_input_makes_stale_what_depends_on_it(shelf, file, expected):
+    book, record = shelf
+    times = (book / file).stat()
+    edit(book / file, code=True, text=False)
+    os.utime(book / file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert stale(book, record) == expected
+
+
+@pytest.mark.parametrize("file", [file for file, _ in INPUTS])
+def test_touching_a_file_makes_nothing_stale(shelf, file):
+    book, record = shelf
+    touch(book / file)
+    assert stale(book, record) == []
+
+
+@pytest.mark.parametrize("file", [file for file, _ in INPUTS if file.endswith(("py", "ipynb"))])
+def test_comments_docstrings_and_prose_make_nothing_stale(shelf, file):
+    book, record = shelf
+    edit(book / file, code=False, text=True)
+    assert stale(book, record) == []
+
+
+def test_a_changed_output_is_stale(shelf):
+    book, record = shelf
+    path = book / "notebooks" / "01_plain.ipynb"
+    stored = chapters.read(path)
+    stored.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text="typed")]
+    path.write_text(storing.serialise(stored), encoding="utf-8")
+    assert stale(book, record) == ["01_plain"]
 
 
 def test_clean_clone_executes_everything(book):
@@ -186,10 +215,10 @@ def test_unfinished_or_failed_results_are_stale(book):
         record = pretend_executed(book)
         stored = chapters.read(path)
         stored.cells[1].execution_count = broken
-        path.write_text(chapters.serialise(stored), encoding="utf-8")
-        state = chapters.snapshot(path, book)
-        record[path.name] = {**state, "result": chapters.fingerprint(path)["sha256"]}
-        assert "execution count" in chapters.why_stale(path, path, book, record)
+        path.write_text(storing.serialise(stored), encoding="utf-8")
+        state = staleness.snapshot(path, book)
+        record[path.name] = {**state, "result": staleness.digest_of_result(path)}
+        assert "execution count" in staleness.why_stale(path, path, book, record)
 
 
 def test_another_python_makes_stale(book):
@@ -210,14 +239,14 @@ def test_only_what_changed_is_executed_and_results_are_stable(book):
     assert executed(second) == []
     assert "nothing to execute" in second.stdout
 
-    touch(book / "kvlib" / "_base.py")
+    edit(book / "kvlib" / "_base.py", code=True, text=False)
     third = run(book)
     assert executed(third) == ["02_alpha"]
     assert "same result as before" in third.stdout
     assert {path: path.read_bytes() for path in stored} == stored
 
     result = chapters.read(book / "notebooks" / "01_plain.ipynb")
-    assert chapters.unfinished(result) == []
+    assert storing.unfinished(result) == []
     assert result.cells[2].outputs[0].text == "2\n"
     assert set(result.metadata) == {"kernelspec", "language_info"}
     assert all(set(cell.metadata) <= {"tags"} for cell in result.cells)
@@ -234,7 +263,7 @@ def test_failing_chapter_is_named_and_left_alone(book):
     assert "ValueError: too few keys" in done.stderr
     assert bad.read_bytes() == before
     # One job at a time: the build stopped before the second chapter.
-    assert chapters.unfinished(chapters.read(good)) != []
+    assert storing.unfinished(chapters.read(good)) != []
 
 
 def test_warning_on_stderr_fails(book):
@@ -273,7 +302,7 @@ def test_a_chapter_may_go_on_in_a_second_notebook(tmp_path):
     found = chapters.chapters(tmp_path)
     assert [chapters.label(path) for path in found] == ["7", "7b", "10", "A1"]
     assert chapters.find_chapter(tmp_path, "07b") == chapters.find_chapter(tmp_path, "7b")
-    assert sorted(["A1", "10", "7b", "7"], key=pages.reading_order) == ["7", "7b", "10", "A1"]
+    assert sorted(["A1", "10", "7b", "7"], key=rows.reading_order) == ["7", "7b", "10", "A1"]
 
 
 def test_interrupt_keeps_finished_chapters_and_ends_the_others(book):
@@ -284,20 +313,20 @@ def test_interrupt_keeps_finished_chapters_and_ends_the_others(book):
         f"import os, pathlib, time\npathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
         "time.sleep(60)",
     )
-    command = [sys.executable, str(TOOLS / "execute.py"), "--root", str(book), "--jobs", "2"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = small_book.command("execute", "--root", str(book), "--jobs", "2")
+    child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = book / "notebooks" / "01_plain.ipynb"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if marker.exists() and not chapters.unfinished(chapters.read(first)):
+        if marker.exists() and not storing.unfinished(chapters.read(first)):
             break
         time.sleep(0.1)
     child.send_signal(2)
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 130
-    assert "finished chapters are kept" in errors
-    assert chapters.unfinished(chapters.read(first)) == []
-    assert "01_plain.ipynb" in chapters.load_record(book / "_build")
+    assert "what is finished is kept" in errors
+    assert storing.unfinished(chapters.read(first)) == []
+    assert "01_plain.ipynb" in staleness.load_record(book / "_build")
     kernel = int(marker.read_text())
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and alive(kernel):
@@ -305,25 +334,221 @@ def test_interrupt_keeps_finished_chapters_and_ends_the_others(book):
     assert not alive(kernel)
 
 
-def alive(pid):
-    """Whether a process still runs (a zombie does not)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+def idle_worker(book, path):
+    """A worker without its process."""
+    worker = object.__new__(execute.Worker)
+    worker.path, worker.run = path, chapters.Run(book, {})
+    worker.state = staleness.snapshot(path, book)
+    return worker
 
 
 def test_an_edit_made_during_the_run_is_kept(book):
     path = book / "notebooks" / "01_plain.ipynb"
-    worker = object.__new__(execute.Worker)
-    worker.path, worker.run = path, chapters.Run(book, {})
-    worker.state = chapters.snapshot(path, book)
+    worker = idle_worker(book, path)
     put(book, "01_plain", "print('edited')")
-    with pytest.raises(chapters.ChapterProblem, match="edited while it ran"):
+    with pytest.raises(ChapterProblem, match="edited while it ran"):
         worker.store("the old result")
     assert "edited" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "its kernel died"),
+        ("print('x' * 2_100_000)", "its outputs are 2.1 MB, allowed are 2 MB"),
+    ],
+    ids=["dead kernel", "2 MB"],
+)
+def test_what_cannot_be_stored_is_one_line(book, cell, message):
+    bad = put(book, "01_plain", cell)
+    before = bad.read_bytes()
+    done = run(book, "--chapter", "1")
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: 01_plain failed after \d+ s: {message}.*\n", done.stderr)
+    assert bad.read_bytes() == before
+
+
+def test_two_notebooks_of_one_number_are_refused(book):
+    put(book, "1_other", "print(1)")  # no chapter: its number has one digit
+    assert [path.stem for path in chapters.chapters(book)] == ["01_plain", "02_alpha"]
+    put(book, "02_other", "print(1)")
+    for options in ([], ["--chapter", "1"]):
+        done = run(book, *options)
+        assert done.returncode == 1
+        message = "error: two notebooks have the number 2: 02_alpha.ipynb, 02_other.ipynb\n"
+        assert done.stderr == message
+
+
+@pytest.mark.parametrize("main", [execute.main, pages.main, render.main, verdicts.main, whole.main])
+def test_of_two_builds_at_once_the_second_is_refused(book, capsys, main):
+    held = files.lock(book / "_build" / "build.lock")
+    assert main(["--root", str(book)]) == 1
+    assert capsys.readouterr().err.startswith("error: another build of this book is under way")
+    held.close()
+    with command.building(book):
+        pass
+
+
+def test_the_book_is_made_in_three_steps_under_one_lock(book, monkeypatch):
+    steps = []
+
+    def step(name):
+        def work(run, *_):
+            assert files.lock(book / "_build" / "build.lock") is None
+            steps.append((name, run.parameters))
+
+        return work
+
+    monkeypatch.setattr(execute, "update", step("execute"))
+    monkeypatch.setattr(pages, "write", step("pages"))
+    monkeypatch.setattr(render, "render", step("render"))
+    assert whole.main(["--root", str(book), "--parameters", "seed=7"]) == 0
+    assert steps == [(name, {"seed": 7}) for name in ("execute", "pages", "render")]
+
+
+def refuse(*arguments):
+    raise PermissionError(13, "Permission denied", str(arguments[0]))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "options"),
+    [(execute, "write_if_changed", ["--chapter", "1"]), (pages, "write_if_changed", [])],
+)
+def test_what_the_system_refuses_is_one_line(book, capsys, monkeypatch, module, name, options):
+    before = (book / "notebooks" / "01_plain.ipynb").read_bytes()
+    monkeypatch.setattr(module, name, refuse)
+    assert module.main(["--root", str(book), *options]) == 3
+    assert re.fullmatch(r"error: \[Errno 13\] Permission denied: .*\n", capsys.readouterr().err)
+    assert (book / "notebooks" / "01_plain.ipynb").read_bytes() == before
+
+
+# ------------------------------------------------------------------ the user's surroundings
+
+PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+
+
+def test_a_figure_is_stored_whatever_backend_the_user_has(book):
+    made = notebook(PLOT)
+    made.cells[2].metadata["mystnb"] = {"figure": {"name": "fig-line"}}
+    path = put(book, "01_plain", made)
+    done = run(book, "--chapter", "1", MPLBACKEND="Agg")
+    assert done.returncode == 0, done.stderr
+    assert len(storing.images(chapters.read(path).cells[2])) == 1
+
+    made.cells[2].source = "1"
+    put(book, "01_plain", made)
+    done = run(book, "--chapter", "1")
+    assert done.returncode == 1
+    assert "code cell 2 is a figure and has no image" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTHONWARNINGS", "error"),
+        ("PYTHONDEVMODE", "1"),
+        ("PYTHONOPTIMIZE", "2"),
+        ("JUPYTER_DATA_DIR", "/elsewhere"),
+        ("IPYTHON_KERNEL", "1"),
+        ("MATPLOTLIBRC", "/elsewhere"),
+        ("KVLIB_KERNELS", "numpy"),
+        ("NUMBA_DISABLE_JIT", "1"),
+        ("PYTEST_ADDOPTS", "-k nothing"),
+        ("MYPYPATH", "/elsewhere"),
+    ],
+)
+def test_the_user_s_variables_stay_out(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/cache")
+    found = isolation.isolated(ROOT)
+    assert name not in found
+    assert found["NUMBA_CACHE_DIR"] == "/cache"
+    assert found["PATH"] == os.environ["PATH"]
+    assert found["PYTHONPATH"] == os.pathsep.join([str(ROOT), str(ROOT / "book")])
+
+
+def test_the_user_s_modules_and_kernels_stay_out(book, tmp_path_factory):
+    foreign = tmp_path_factory.mktemp("foreign")
+    for name in ("numpy", "json", "kvlib"):
+        (foreign / f"{name}.py").write_text("raise ImportError('foreign')\n", encoding="utf-8")
+    kernelspec(foreign, "/bin/false")
+    put(book, "01_plain", "import numpy, json, kvlib.alpha\nprint(numpy.arange(3).sum())")
+    done = run(
+        book,
+        "--chapter",
+        "1",
+        PYTHONPATH=str(foreign),
+        PYTHONSTARTUP=str(foreign / "numpy.py"),
+        JUPYTER_PATH=str(foreign),
+        JUPYTER_PREFER_ENV_PATH="0",
+    )
+    assert done.returncode == 0, done.stderr
+    result = chapters.read(book / "notebooks" / "01_plain.ipynb")
+    assert result.cells[2].outputs[0].text == "3\n"
+
+
+def kernelspec(folder, interpreter):
+    """Lay down a kernel called python3 on a folder of the JUPYTER_PATH."""
+    place = folder / "kernels" / "python3"
+    place.mkdir(parents=True)
+    spec = {"argv": [interpreter, "-m", "ipykernel", "-f", "{connection_file}"]}
+    spec |= {"display_name": "foreign", "language": "python"}
+    (place / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+
+
+@pytest.mark.parametrize("answer", ["echo /elsewhere", "exit 1", None])
+def test_a_foreign_kernel_is_refused(tmp_path, monkeypatch, answer):
+    isolation.refuse_foreign_kernel("python3")
+    interpreter = tmp_path / "interpreter"
+    if answer:
+        small_book.write_program(interpreter, answer)
+    kernelspec(tmp_path, str(interpreter))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    where = "/elsewhere" if answer == "echo /elsewhere" else str(interpreter)
+    with pytest.raises(ChapterProblem, match=rf"the kernel 'python3' .* runs in {where}"):
+        isolation.refuse_foreign_kernel("python3")
+
+
+# ---------------------------------------------------------------------- the terminal
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_sees_what_is_left(book):
+    paths = chapters.chapters(book)
+    here = chapters.Run(book, {})
+    shown = Terminal()
+    bar = progress.Progress(shown, [(path, here) for path in paths], {paths[0].name: 5.0})
+    for path in paths:
+        bar.started(path, here)
+        bar.cell(path, here, 2, 2)
+        bar.finished(path, here, 1.25, path == paths[0])
+    bar.close()
+    assert "01_plain 2/2" in shown.getvalue()
+    lines = re.findall(r"\w+: done in [^\r\n]+", shown.getvalue())
+    assert lines == [
+        "01_plain: done in 1.2 s, written",
+        "02_alpha: done in 1.2 s, same result as before",
+    ]
+
+
+def test_of_several_seeds_each_is_a_line(book):
+    path, *_ = chapters.chapters(book)
+    runs = [chapters.Run(book, {"seed": seed}) for seed in (101, 102)]
+    shown = io.StringIO()
+    bar = progress.Progress(shown, [(path, run) for run in runs], {})
+    for run in runs:
+        bar.started(path, run)
+        bar.finished(path, run, 1.0, True)
+    bar.close()
+    lines = shown.getvalue().splitlines()
+    assert lines == ["seed 101: done, 1 more to execute", "seed 102: done, no more to execute"]
 
 
 # -------------------------------------------------------------------- parameters
@@ -351,7 +576,7 @@ def test_parameters_are_python_literals():
     ],
 )
 def test_malformed_parameters_are_refused(text, message):
-    with pytest.raises(chapters.ChapterProblem, match=message):
+    with pytest.raises(ChapterProblem, match=message):
         parameters.parse(text)
 
 
@@ -365,7 +590,7 @@ def test_malformed_parameters_are_refused(text, message):
     ],
 )
 def test_unknown_or_unfit_parameters_are_refused(book, values, message):
-    with pytest.raises(chapters.ChapterProblem, match=message):
+    with pytest.raises(ChapterProblem, match=message):
         parameters.check(book / "notebooks" / "01_plain.ipynb", values)
 
 
@@ -378,7 +603,7 @@ def test_comments_hide_no_parameter(book):
     path = book / "notebooks" / "01_plain.ipynb"
     stored = chapters.read(path)
     stored.cells[1].source = "seed = 1  # of all, at d = 128\nsizes = [2, 4]\nhalf = 2**-1  # 0.5"
-    path.write_text(chapters.serialise(stored), encoding="utf-8")
+    path.write_text(storing.serialise(stored), encoding="utf-8")
     assert parameters.known(path) == {"seed": 1, "sizes": [2, 4], "half": None}
 
 
@@ -415,7 +640,7 @@ def test_normalise_joins_streams_and_renumbers():
         out("execute_result", {"text/plain": "3"}, execution_count=9),
     ]
     made.cells[1].execution_count = 4
-    stored = chapters.normalise(made)
+    stored = storing.normalise(made)
     assert [c.execution_count for c in stored.cells[1:]] == [1, 2]
     assert [o.output_type for o in stored.cells[2].outputs] == ["stream", "execute_result"]
     assert stored.cells[2].outputs[0].text == "12\n"
@@ -471,7 +696,7 @@ def test_nbval_fails_on_a_changed_last_digit(tmp_path):
     }
     for name, change in changes.items():
         path = tmp_path / f"{name}.ipynb"
-        path.write_text(chapters.serialise(stored_outputs(**change)), encoding="utf-8")
+        path.write_text(storing.serialise(stored_outputs(**change)), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-rf", "-p"]
     command += ["no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -491,7 +716,7 @@ def row(**changes):
         "statement": "A | B is <c> and 2*3",
         "place": "fig 1",
         "published": "",
-        "verdict": pages.NOT_TESTED,
+        "verdict": NOT_YET_TESTED,
         "prediction": "small",
         "measured": None,
         "low": None,
@@ -526,7 +751,7 @@ def test_generated_parts_need_their_markers():
     filled = pages.fill(text, "x", "new")
     assert filled == text.replace("old", "new")
     assert pages.fill(filled, "x", "new") == filled
-    with pytest.raises(chapters.ChapterProblem, match="markers"):
+    with pytest.raises(ChapterProblem, match="markers"):
         pages.fill("no markers", "x", "new")
 
 
@@ -539,7 +764,7 @@ def glueing_book(book):
     made.cells[2].outputs = [out("display_data", {pages.RECORD: "0.12345"}, metadata=scrap)]
     made.cells[3].metadata["mystnb"] = {"figure": {"name": "fig-law"}}
     made.cells[3].outputs = [out("display_data", {"image/png": "aGVsbG8="})]
-    path.write_text(chapters.serialise(made), encoding="utf-8")
+    path.write_text(storing.serialise(made), encoding="utf-8")
     readme = book / "README.md"
     readme.write_text(
         "It is <!-- glue: 03_result::width:.2f -->9<!-- /glue --> wide, see\n"
@@ -573,7 +798,7 @@ def test_readme_shows_the_numbers_and_figures_of_the_chapters(book):
 def test_unknown_numbers_and_figures_are_refused(book, old, new, message):
     readme = glueing_book(book)
     readme.write_text(readme.read_text("utf-8").replace(old, new), encoding="utf-8")
-    with pytest.raises(chapters.ChapterProblem, match=message):
+    with pytest.raises(ChapterProblem, match=message):
         pages.generated(book)
 
 
@@ -602,81 +827,7 @@ def test_book_builds_and_a_broken_reference_fails(site):
     good = page.read_bytes()
 
     (site / "book" / "index.md").write_text("# First\n\nSee {ref}`nowhere`.\n", encoding="utf-8")
-    with pytest.raises(chapters.ChapterProblem, match="nowhere"):
+    with pytest.raises(ChapterProblem, match="nowhere"):
         render.build(site)
     assert page.read_bytes() == good
-
-
-# --------------------------------------------------------------------- environment
-
-
-def test_supported_interpreters():
-    assert [environment.supported((3, minor)) for minor in (10, 11, 12, 13, 14)] == [
-        False,
-        True,
-        True,
-        True,
-        False,
-    ]
-
-
-def test_wrong_interpreter_is_named_or_replaced():
-    with pytest.raises(environment.EnvironmentProblem, match=r"needs Python 3\.11.*is 3\.9"):
-        environment.choose_interpreter((3, 9, 2), which=lambda name: None)
-    found = environment.choose_interpreter(
-        (3, 14), which=lambda name: f"/bin/{name}", usable=lambda path: path.endswith("3.12")
-    )
-    assert found == "/bin/python3.12"
-    assert environment.works(sys.executable)
-    assert not environment.works("/bin/false")
-    assert not environment.works("/nowhere/python3.12")
-    assert environment.choose_interpreter((3, 12, 1)) == sys.executable
-
-
-def test_missing_venv_module_gets_one_clear_message(tmp_path):
-    fake = tmp_path / "python3"
-    fake.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-    fake.chmod(0o755)
-    with pytest.raises(environment.EnvironmentProblem, match="python3-venv"):
-        environment.require_venv(fake)
-    environment.require_venv(sys.executable)
-
-
-def test_unfinished_or_moved_environment_is_made_anew(tmp_path):
-    venv = tmp_path / ".venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").touch()
-    (tmp_path / "requirements.txt").write_text("a==1\n", encoding="utf-8")
-    (tmp_path / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
-    wanted = environment.fingerprint(tmp_path)
-    stamp = venv / environment.STAMP
-
-    assert environment.needed(venv, wanted) == "everything"
-    stamp.write_text(json.dumps(wanted)[:-5], encoding="utf-8")
-    assert environment.needed(venv, wanted) == "everything"
-    stamp.write_text(json.dumps(wanted), encoding="utf-8")
-    assert environment.needed(venv, wanted) == "nothing"
-    assert environment.needed(venv, {**wanted, "place": "elsewhere"}) == "everything"
-
-    (tmp_path / "pyproject.toml").write_text("[project]\nname='x'\n", encoding="utf-8")
-    assert environment.needed(venv, environment.fingerprint(tmp_path)) == "package"
-    (tmp_path / "requirements.txt").write_text("a==2\n", encoding="utf-8")
-    assert environment.needed(venv, environment.fingerprint(tmp_path)) == "everything"
-    (venv / "bin" / "python").unlink()
-    assert environment.needed(venv, wanted) == "everything"
-
-
-# -------------------------------------------------------------------------- serving
-
-
-def test_server_listens_on_this_machine_alone(tmp_path):
-    with serve.server(tmp_path, 0) as first:
-        address, port = first.server_address
-        assert address == "127.0.0.1"
-        with serve.server(tmp_path, port) as second:
-            assert second.server_address[1] not in (0, port)
-
-
-def test_serving_needs_a_book(tmp_path, capsys):
-    assert serve.main(["--html", str(tmp_path)]) == 1
-    assert "make book" in capsys.readouterr().err
+    assert list((site / "_build").glob("fresh-*")) == []

@@ -5,33 +5,43 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import small_book
 from kvbook import ledger
-from kvbook.build import chapters, pages, verdicts
+from kvbook.build import chapters, pages, storing, verdicts
+from kvbook.ledger import stability
 from kvbook.ledger.__main__ import main
 from kvbook.ledger.stability import Stability, dump_stability, read_stability
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from small_book import put, tool
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # ------------------------------------------------------------------------ the ledger
 
 
-def document(verdict="SUPPORTED", measured=1.0, name="T03", code="judge()"):
+def document(
+    verdict="SUPPORTED",
+    measured=1.0,
+    name="T03",
+    code="judge()",
+    parameters="seed = 1  # of all",
+    label="first",
+    rule="within",
+):
     """An executed notebook with one verdict of two checks, as JSON."""
     checks = [
-        {"label": label, "rule": "within", "measured": measured, "verdict": v}
-        for label, v in (("first", verdict), ("second", "SUPPORTED"))
+        {"label": text, "rule": rule, "prediction": "1 ± 2", "measured": measured, "verdict": v}
+        for text, v in ((label, verdict), ("second", "SUPPORTED"))
     ]
     record = {"id": name, "verdict": verdict, "note": "why", "checks": checks}
     record |= {"prediction": "p", "anchor": "a", "measured": measured, "low": 0.9, "high": 1.1}
     output = {"output_type": "display_data", "data": {ledger.MIME_TYPE: record}, "metadata": {}}
     cells = [
         {"cell_type": "markdown", "source": "prose"},
+        {"cell_type": "code", "source": parameters, "metadata": {"tags": ["parameters"]}},
         {"cell_type": "code", "source": code, "outputs": [output], "metadata": {}},
         {
             "cell_type": "code",
@@ -102,7 +112,15 @@ def test_a_check_may_move_without_the_verdict(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed", [document(code="judge(2)"), document(measured=1.001)], ids=["code", "number"]
+    "changed",
+    [
+        document(measured=1.001),
+        document(label="another"),
+        document(rule="below"),
+        document(parameters="seed = 2"),
+        document(parameters="seed = 1\ntrials = 3"),
+    ],
+    ids=["number", "label", "rule", "parameter", "more parameters"],
 )
 def test_an_old_record_is_shown_and_decides_nothing(tmp_path, changed):
     entry = measured(document(), [record_of(document("NOT SUPPORTED"))] * 2)
@@ -113,13 +131,14 @@ def test_an_old_record_is_shown_and_decides_nothing(tmp_path, changed):
     assert "earlier version" in row["stability"]["summary"]
 
 
-def test_text_and_figures_do_not_make_a_record_old(tmp_path):
+def test_what_moves_no_number_does_not_make_a_record_old(tmp_path):
     own = document()
     entry = measured(own, [record_of(own)] * 2)
-    own["cells"][0]["source"] = "other prose"
-    own["cells"][2]["source"] = "plot('blue')"
-    record_of(own)["note"] = "other words"
-    assert ledger_row(tmp_path, own, entry)["stability"]["stale"] is False
+    changed = document(code="experiments.judge()", parameters="# the root\nseed = 1")
+    changed["cells"][0]["source"] = "other prose"
+    changed["cells"][-1]["source"] = "plot('blue')"
+    record_of(changed)["note"] = "other words"
+    assert ledger_row(tmp_path, changed, entry)["stability"]["stale"] is False
 
 
 def test_without_a_record_nothing_is_said(tmp_path):
@@ -213,36 +232,14 @@ def judging(name, rule, number="seed"):
     return JUDGE.format(name=name, rule=rule, number=number, mime=ledger.MIME_TYPE)
 
 
-def put(root, name, *sources, parameters="seed = 1"):
-    """Write a chapter."""
-    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    made = new_notebook(
-        cells=[new_markdown_cell("# Title"), first, *map(new_code_cell, sources)],
-        metadata={"kernelspec": dict(chapters.KERNEL)},
-    )
-    for number, cell in enumerate(made.cells):
-        cell.id = f"cell-{number}"
-    path = root / "notebooks" / f"{name}.ipynb"
-    path.write_text(chapters.serialise(made), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def book(tmp_path):
     """A repository of chapters that judge at once and need no package."""
-    for folder in ("kvlib", "notebooks", "book"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "kvlib" / "__init__.py").touch()
-    put(tmp_path, "01_steady", judging("T01", "'SUPPORTED'"))
+    small_book.make(tmp_path)
+    put(tmp_path, "01_steady", judging("T01", "'SUPPORTED'"), parameters="seed = 1")
     put(tmp_path, "02_plain", judging("T02", "'SUPPORTED'"), parameters="size = 1")
     put(tmp_path, "A1_speed", "seed / 0")
     return tmp_path
-
-
-def tool(root, name, *options):
-    """One of the book's tools, as the Makefile calls it."""
-    command = [sys.executable, "-m", f"kvbook.build.{name}", "--root", str(root), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 def executed(done):
@@ -253,7 +250,7 @@ def executed(done):
 
 def stored(book):
     """Claim id to verdicts by seed, as the tool stored them."""
-    entries = read_stability(book / "book" / verdicts.STABILITY)
+    entries = read_stability(book / "book" / stability.FILE)
     return {name: dict(zip(e.seeds, e.verdicts, strict=True)) for name, e in entries.items()}
 
 
@@ -273,6 +270,9 @@ def test_each_seed_is_tried_once_and_a_failure_is_a_verdict(book):
     first = tool(book, "verdicts", "--seeds", "3", "--jobs", "2")
     assert first.returncode == 1
     assert "verdicts: 2 chapters under 3 seeds" in first.stdout
+    for seed in (101, 102, 103):
+        assert len(re.findall(rf"^seed {seed}: done", first.stdout, flags=re.MULTILINE)) == 1
+    assert "error: 1 runs failed, see above" in first.stderr
     assert re.search(
         r"seed 102: 03_flips failed .*`assert seed != 102.*\nAssertionError: unl", first.stdout
     )
@@ -296,7 +296,7 @@ def test_each_seed_is_tried_once_and_a_failure_is_a_verdict(book):
     assert tool(book, "execute", "--chapter", "1").returncode == 0
     other = chapters.read(path)
     other.cells[0].source = "# Another title"
-    path.write_text(chapters.serialise(other), encoding="utf-8")
+    path.write_text(storing.serialise(other), encoding="utf-8")
     one = tool(book, "verdicts", "--seeds", "2", "--chapter", "1")
     assert (one.returncode, executed(one)) == (0, 2)
     assert stored(book)["T01"] == {101: "PARTIAL", 102: "PARTIAL"}
@@ -312,8 +312,8 @@ def test_an_interrupted_run_goes_on_where_it_was(book):
     slow += f"    pathlib.Path({str(marker)!r}).touch()\n    time.sleep(60)"
     put(book, "01_steady", slow, judging("T01", "'SUPPORTED'"))
     assert tool(book, "execute", "--chapter", "1").returncode == 0
-    script = ROOT / "book" / "kvbook" / "build" / "verdicts.py"
-    command = [sys.executable, str(script), "--root", str(book), "--seeds", "2", "--jobs", "1"]
+    options = ["--root", str(book), "--seeds", "2", "--jobs", "1"]
+    command = small_book.command("verdicts", *options)
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not marker.exists():
@@ -322,7 +322,7 @@ def test_an_interrupted_run_goes_on_where_it_was(book):
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "the same command does the rest" in errors
-    assert not (book / "book" / verdicts.STABILITY).exists()
+    assert not (book / "book" / stability.FILE).exists()
 
     rest = tool(book, "verdicts", "--seeds", "2", "--jobs", "1")
     assert rest.returncode == 0, rest.stdout + rest.stderr

@@ -1,4 +1,4 @@
-"""The stages of `make bench`, run inside its environment by run.py, one process each."""
+"""The stages of `make bench`, run inside its environment, one process each."""
 
 import argparse
 import contextlib
@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import peers
 import scipy.stats
 
+from kvbook.bench import aims, peers
 from kvlib import bench, stats, sweeps
 from kvlib.bench import Row, Task
 from kvlib.data import synthetic
@@ -549,7 +549,7 @@ def summary(folder, missing):
     }
     text = json.dumps(described, indent=1) + "\n"
     (folder.parent / "bench-machine.json").write_text(text, encoding="utf-8")
-    print(f"\nratios against the aims:\n{bench.aims_table(rows)}")
+    print(f"\nratios against the aims:\n{aims.aims_table(rows)}")
     for name, reason in absent.items():
         print(f"left out: {name}: {reason}")
 

@@ -74,9 +74,10 @@ def read(path: Path) -> NotebookNode:
         If the file is not a notebook.
     """
     try:
-        return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise ChapterProblem(f"{path.name} is not a readable notebook: {error}") from error
+    return notebook
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kvbook.build.chapters import ChapterProblem
+from kvbook.build.environment import status_of
 from kvlib import files
 
-_HELD = "KVBOOK_BUILD_LOCK"
+_LOCK = "build.lock"
 
 
 @contextlib.contextmanager
@@ -24,10 +25,7 @@ def building(root: Path) -> Iterator[None]:
     ChapterProblem
         If another one is under way.
     """
-    if os.environ.get(_HELD) == str(root):  # a step of a build that holds it
-        yield
-        return
-    held = files.lock(root / "_build" / "lock")
+    held = files.lock(root / "_build" / _LOCK)
     if held is None:
         raise ChapterProblem("another build of this book is under way; wait for it to end")
     try:
@@ -39,18 +37,12 @@ def building(root: Path) -> Iterator[None]:
 def obey(work: Callable[[], int]) -> int:
     """Do some work; returns the exit status.
 
-    1 where something is wrong with a chapter or a request, 3 where the system refuses (disk full,
-    no permission), 130 where it was interrupted; each with one message.
+    1 where something is wrong with a chapter or a request; for the others see
+    :func:`kvbook.build.environment.status_of`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return work()
-    except (ChapterProblem, ValueError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command does the rest", file=sys.stderr)
-        return 130
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows what it can
+            stream.reconfigure(errors="replace")
+    kept = "stopped; what is finished is kept, the same command does the rest"
+    return status_of(work, (ChapterProblem, ValueError), kept)

@@ -29,6 +29,7 @@ import nbformat
 from kvbook.build import parameters
 from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter, read
 from kvbook.build.command import building, obey
+from kvbook.build.isolation import isolated, prepare, refuse_foreign_kernel
 from kvbook.build.progress import Progress
 from kvbook.build.staleness import (
     digest,
@@ -122,35 +123,6 @@ def work(source: Path, cwd: Path, values: Mapping[str, Any], channel: TextIO) ->
             tell(kind="done", text=text)
 
 
-def refuse_foreign_kernel(name: str) -> None:
-    """Refuse a kernel of another environment, whose packages are not the pinned ones.
-
-    Raises
-    ------
-    ChapterProblem
-        If the kernel's interpreter has another `sys.prefix` than this one.
-    """
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    spec = KernelSpecManager().get_kernel_spec(name)  # type: ignore[no-untyped-call]
-    bare = {"python", f"python{sys.version_info[0]}"}
-    # Jupyter starts a bare "python" with the interpreter that asks for it.
-    interpreter = sys.executable if spec.argv[0] in bare else spec.argv[0]
-    done = subprocess.run(
-        [interpreter, "-c", "import sys; print(sys.prefix)"],
-        env={**os.environ, **spec.env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    prefix = done.stdout.strip()
-    if not prefix or Path(prefix).resolve() != Path(sys.prefix).resolve():
-        raise ChapterProblem(
-            f"the kernel {name!r} of {spec.resource_dir} runs in {prefix or interpreter}, not in "
-            f"the book's environment {sys.prefix}; remove that kernel or make environment again"
-        )
-
-
 def describe(error: Any) -> str:
     """Cell, its first line and the error of a papermill failure."""
     lines = [line for line in error.source.splitlines() if line.strip()] or [""]
@@ -158,59 +130,6 @@ def describe(error: Any) -> str:
 
 
 # ------------------------------------------------------------- the parent's side
-
-# What could bring packages, kernels or figures of the user's into the chapters.
-_FOREIGN = (
-    "IPYTHON_KERNEL",
-    "JUPYTER_CONFIG_DIR",
-    "JUPYTER_CONFIG_PATH",
-    "JUPYTER_DATA_DIR",
-    "JUPYTER_PATH",
-    "JUPYTER_PREFER_ENV_PATH",
-    "KVLIB_KERNELS",
-    "KVLIB_NUM_THREADS",
-    "MATPLOTLIBRC",
-    "NUMBA_CPU_FEATURES",
-    "NUMBA_CPU_NAME",
-    "NUMBA_DISABLE_JIT",
-    "PYTHONHOME",
-    "PYTHONOPTIMIZE",
-    "PYTHONSTARTUP",
-    "PYTHONWARNINGS",
-)
-
-
-def environment(root: Path) -> dict[str, str]:
-    """Variables of the kernels: one thread, fixed hashing, nothing of the user's."""
-    fixed = {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONNOUSERSITE": "1",
-        "IPYTHONDIR": str(root / "_build" / "ipython"),
-        "MPLCONFIGDIR": str(root / "_build" / "matplotlib"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        # The chapters must meet this tree's packages and nobody else's.
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "book")]),
-    }
-    own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-    return {**own, **fixed}
-
-
-def prepare(root: Path) -> None:
-    """Folders and caches the kernels share, made before they race for them."""
-    for name in ("ipython", "matplotlib", "logs"):
-        (root / "_build" / name).mkdir(parents=True, exist_ok=True)
-    if not list((root / "_build" / "matplotlib").glob("fontlist*.json")):
-        # Building the font list takes seconds and writes to stderr, in whichever chapter is first.
-        subprocess.run(
-            [sys.executable, "-c", "import matplotlib.font_manager"],
-            env=environment(root),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
 
 
 class Worker:
@@ -231,7 +150,7 @@ class Worker:
             "cwd": str(run.root / "notebooks"),
             "values": repr(values),
             "channel": writer,
-            "environment": environment(run.root),
+            "environment": isolated(run.root),
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -239,7 +158,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(ROOT),
+                env=isolated(ROOT),
                 pass_fds=[writer],
                 start_new_session=True,
             )
@@ -365,7 +284,7 @@ def execute_all(
     for root in {run.root for _, run in tasks}:
         prepare(root)
     records = {run.record_folder: load_record(run.record_folder) for _, run in tasks}
-    waiting, running = list(tasks), []
+    waiting, running = list(tasks), list[Worker]()
     seconds: dict[str, float] = {}
     events: queue.Queue[tuple[Worker, Any]] = queue.Queue()
     try:
@@ -383,8 +302,8 @@ def execute_all(
                 if failed is None:
                     raise
                 running.remove(worker)
-                progress.ended(worker.path, worker.run)
                 failed(worker, problem)
+                progress.ended(worker.path, worker.run)
                 continue
             running.remove(worker)
             seconds[worker.path.name] = worker.seconds

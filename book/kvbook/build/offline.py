@@ -4,10 +4,16 @@ Thebe runs code cells on a server elsewhere. This book offers no such button, bu
 would stand on every page, name that server, and clash with each other in the browser.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
 UNWANTED = "sphinx_thebe"
 
 
-def silence(app, config):
+def silence(app: Sphinx, config: object) -> None:
     """Take away all that the unwanted extension hooked into the build."""
     for name, listeners in app.events.listeners.items():
         app.events.listeners[name] = [
@@ -17,7 +23,7 @@ def silence(app, config):
         ]
 
 
-def forget(app, page, template, context, doctree):
+def forget(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Take its files off a page."""
     for kind in ("script_files", "css_files"):
         files = context.get(kind, [])
@@ -26,7 +32,7 @@ def forget(app, page, template, context, doctree):
         ]
 
 
-def setup(app):
+def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", silence)
     app.connect("html-page-context", forget)

@@ -1,7 +1,8 @@
-"""What the terminal shows while chapters are executed: tqdm's bar, and a line for each chapter."""
+"""What the terminal shows while chapters are executed: tqdm's bar, and lines that stay."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +15,10 @@ _UNKNOWN_SECONDS = 20.0
 
 
 class Progress:
-    """A bar with the time left on a terminal; elsewhere a line at each chapter's start and end.
+    """A bar with the time left on a terminal, and lines that stay.
+
+    Of one run there is a line at each chapter's end (and at its start, where there is no bar); of
+    several, as under other seeds, one at the end of each run.
 
     Parameters
     ----------
@@ -30,6 +34,8 @@ class Progress:
         self, stream: TextIO, tasks: Sequence[tuple[Path, Run]], expected: Mapping[str, float]
     ) -> None:
         self.stream, self.expected = stream, expected
+        self.left = Counter(run.folder for _, run in tasks)
+        self.several = len(self.left) > 1
         self.done: dict[tuple[Path, str], float] = {}
         self.running: dict[tuple[Path, str], str] = {}
         self.bar = tqdm(
@@ -50,8 +56,9 @@ class Progress:
 
     def started(self, path: Path, run: Run) -> None:
         """A chapter begins."""
-        if self.bar.disable:
+        if self.bar.disable and not self.several:
             self.say(f"{named(path, run)}: executing")
+        self.done.pop((path, str(run.folder)), None)  # of an earlier time
         self.running[path, str(run.folder)] = named(path, run)
         self._show()
 
@@ -62,14 +69,19 @@ class Progress:
 
     def finished(self, path: Path, run: Run, seconds: float, changed: bool) -> None:
         """A chapter is stored."""
+        if not self.several:
+            outcome = "written" if changed else "same result as before"
+            self.say(f"{named(path, run)}: done in {seconds:.1f} s, {outcome}")
         self.ended(path, run)
-        outcome = "written" if changed else "same result as before"
-        self.say(f"{named(path, run)}: done in {seconds:.1f} s, {outcome}")
 
     def ended(self, path: Path, run: Run) -> None:
-        """A chapter is no longer running."""
+        """A chapter is no longer running, whatever came out."""
         self.running.pop((path, str(run.folder)), None)
         self._advance(path, run, 1.0)
+        self.left[run.folder] -= 1
+        if self.several and not self.left[run.folder]:
+            total = self.left.total()
+            self.say(f"seed {run.parameters['seed']}: done, {total or 'no'} more to execute")
 
     def _advance(self, path: Path, run: Run, share: float) -> None:
         key, now = (path, str(run.folder)), share * self._weight(path)

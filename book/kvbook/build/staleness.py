@@ -35,7 +35,7 @@ def packages(root: Path) -> dict[str, Path]:
 
 def python_source(notebook: NotebookNode) -> str:
     """The notebook's code as one piece of plain Python, magics translated."""
-    transform = TransformerManager().transform_cell
+    transform = TransformerManager().transform_cell  # type: ignore[no-untyped-call]
     own = [c for c in code_cells(notebook) if "injected-parameters" not in tags(c)]
     return "\n".join(transform(cell.source) for cell in own)
 
@@ -57,7 +57,8 @@ def dependencies(path: Path, root: Path) -> set[Path]:
     try:
         reached = sources.closure(sources.imported(text, packages(root)), packages(root))
     except SyntaxError as error:
-        name = Path(error.filename).name if Path(error.filename or "").is_file() else path.name
+        file = Path(error.filename or "")
+        name = file.name if file.is_file() else path.name
         raise ChapterProblem(f"{name} is not valid Python: {error}") from error
     texts = [text, *(file.read_text(encoding="utf-8") for file in reached.values())]
     files = {path, *reached.values()} | _data_files(root, reached, "\n".join(texts))
@@ -79,18 +80,20 @@ def digest(path: Path) -> str:
     else every byte.
     """
     if path.suffix == ".ipynb":
-        return _digest_of_code(python_source(read(path)))
+        # A page that begins with a string shows it.
+        return _digest_of_code(python_source(read(path)), docstring=False)
     if path.suffix == ".py":
-        return _digest_of_code(path.read_text(encoding="utf-8"))
+        return _digest_of_code(path.read_text(encoding="utf-8"), docstring=True)
     return sha256(path)
 
 
-def _digest_of_code(source: str) -> str:
+def _digest_of_code(source: str, *, docstring: bool) -> str:
+    """Hash of what code does; its first string is a docstring or not, others always are."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_text(body[0]):
-            body[0] = ast.Pass()
+        if isinstance(body, list) and body and _is_text(body[0]) and (docstring or node != tree):
+            del body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
@@ -103,8 +106,8 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def digest_of_result(path: Path) -> str:
-    """Hash of what was executed in a notebook and what came out."""
-    cells = [[c.source, c.execution_count, c.outputs] for c in code_cells(read(path))]
+    """Hash of what came out of a notebook, cell by cell."""
+    cells = [[c.execution_count, c.outputs] for c in code_cells(read(path))]
     return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
 
 

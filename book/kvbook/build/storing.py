@@ -135,7 +135,7 @@ def same_image(first: str, second: str) -> bool:
     """
     try:
         a, b = decoded(first), decoded(second)
-    except (OSError, ValueError):
+    except (OSError, SyntaxError, ValueError):  # one of them is no PNG
         return False
     return a.shape == b.shape and _within_reach(a, b) and _within_reach(b, a)
 
@@ -143,7 +143,7 @@ def same_image(first: str, second: str) -> bool:
 def decoded(image: str) -> NDArray[np.float32]:
     """Pixels of a PNG image in base64, shape (rows, columns, channels), from zero to one."""
     with Image.open(io.BytesIO(base64.b64decode(image))) as opened:
-        return np.asarray(opened.convert("RGBA"), dtype=np.float32) / 255
+        return np.asarray(opened.convert("RGBA"), dtype=np.float32) / np.float32(255)
 
 
 def _within_reach(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:

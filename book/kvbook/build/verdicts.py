@@ -11,46 +11,45 @@ seed does not stop the others; it counts as a verdict of its own, NO RESULT, and
 the next time.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import signal
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from kvbook.build import parameters
-from kvbook.build.chapters import (
-    ROOT,
-    ChapterProblem,
-    Run,
-    chapters,
-    code_cells,
-    find_chapter,
-    fingerprint,
-    label,
-    load_record,
-    read,
-    snapshot,
-    unfinished,
-    write_if_changed,
+from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter, label
+from kvbook.build.command import building, obey
+from kvbook.build.execute import (
+    Task,
+    Worker,
+    execute_all,
+    longest_first,
+    progress_of,
 )
-from kvbook.build.execute import cores, execute_all, longest_first, read_times
-from kvbook.build.progress import Progress
+from kvbook.build.staleness import load_record, snapshot, why_stale
+from kvbook.ledger import read_document, read_ledger, stability, verdict_records
+from kvbook.ledger.stability import Stability
+from kvlib.files import write_if_changed
+from kvlib.quantize.kernels.runtime import core_count
 
-STABILITY = "verdict_stability.json"
 # None of these is a seed of a chapter; they were fixed before any was tried.
 FIRST_SEED = 101
 FEWEST = 2
 
 
-# --------------------------------------------------------------- what there is to do
+# What there is to do ---------------------------------------------------------------------------
 
 
-def eligible(path):
+def eligible(path: Path) -> bool:
     """Whether a chapter's verdicts may depend on a root seed."""
     return not label(path).startswith("A") and "seed" in parameters.known(path)
 
 
-def chosen(root, chapter):
+def chosen(root: Path, chapter: str) -> list[Path]:
     """The chapters to try: all with a seed, or the one that is named.
 
     Raises
@@ -65,7 +64,7 @@ def chosen(root, chapter):
     return able
 
 
-def seeds(text):
+def seeds(text: str) -> list[int]:
     """The root seeds to try, from how many there shall be.
 
     Raises
@@ -82,160 +81,60 @@ def seeds(text):
     return list(range(FIRST_SEED, FIRST_SEED + count))
 
 
-def content(state, path):
-    """What of a chapter's snapshot can change a number: contents, not times, without its text."""
-    inputs = {name: entry["sha256"] for name, entry in state["inputs"].items()}
-    inputs = {name: sha for name, sha in inputs.items() if not name.endswith(f"/{path.name}")}
-    return state["python"], inputs
-
-
-def code(notebook):
-    """A notebook's code, without what papermill put in."""
-    cells = code_cells(notebook)
-    return [c.source for c in cells if "injected-parameters" not in c.metadata.get("tags", [])]
-
-
-def current(path, run, state):
-    """Whether a run holds the result of a chapter as it is now.
-
-    Parameters
-    ----------
-    path : Path
-        The chapter.
-    run : Run
-        The run with another seed.
-    state : dict
-        `chapters.snapshot` of the chapter, taken now.
-    """
-    result, entry = run.result(path), load_record(run.record_folder).get(path.name)
-    if entry is None or not result.exists():
-        return False
-    if content(entry, path) != content(state, path):
-        return False
-    if entry.get("result") != fingerprint(result)["sha256"]:
-        return False
-    stored = read(result)
-    return not unfinished(stored) and code(stored) == code(read(path))
-
-
-def missing(paths, runs, root):
-    """The (chapter, run) pairs to execute, seed by seed, the longest chapter first."""
+def missing(paths: Sequence[Path], runs: Iterable[Run], root: Path) -> list[Task]:
+    """The chapters to execute and the runs they lack in, seed by seed, the longest first."""
     states = {path: snapshot(path, root) for path in paths}
     ordered = longest_first(paths, root)
-    return [(p, run) for run in runs for p in ordered if not current(p, run, states[p])]
+    found = []
+    for run in runs:
+        record = load_record(run.record_folder)
+        for path in ordered:
+            if why_stale(path, run.result(path), root, record, states[path]):
+                found.append((path, run))
+    return found
 
 
-# ------------------------------------------------------------------------ execution
+# Execution -------------------------------------------------------------------------------------
 
 
-class SeedProgress(Progress):
-    """One line for each seed that is finished, besides the live lines of a terminal.
-
-    Parameters
-    ----------
-    stream : file object
-    tasks : list of (Path, Run)
-        All that is to be executed.
-    expected : dict
-        Chapter's file name to the seconds it takes, as far as known.
-    jobs : int
-        How many at a time.
-    """
-
-    width = 32
-
-    def __init__(self, stream, tasks, expected, jobs):
-        super().__init__(stream)
-        self.left = [(path.name, run.parameters["seed"]) for path, run in tasks]
-        self.expected = expected
-        self.jobs = jobs
-        self.seconds = {}
-
-    def started(self, worker):
-        """A chapter begins; nothing to say off a terminal."""
-        self.rows[worker] = "starting its kernel"
-        self.tick(force=True)
-
-    def finished(self, worker, changed):
-        """A chapter is stored."""
-        self.ended(worker)
-
-    def failed(self, worker, problem):
-        """A chapter failed under one seed."""
-        self.say(f"seed {worker.run.parameters['seed']}: {problem}")
-        self.ended(worker)
-
-    def ended(self, worker):
-        """Take a chapter off the list, and say so if it was its seed's last one."""
-        self.erase()
-        self.rows.pop(worker, None)
-        seed = worker.run.parameters["seed"]
-        self.left.remove((worker.path.name, seed))
-        self.seconds.setdefault(worker.path.name, []).append(worker.seconds)
-        if all(other != seed for _, other in self.left):
-            self.say(f"seed {seed}: done; {self.remaining()}")
-
-    def remaining(self):
-        """What is left, in words, from the run times met so far."""
-        if not self.left:
-            return "that was the last"
-
-        def guess(name):
-            met = self.seconds.get(name)
-            return sum(met) / len(met) if met else self.expected.get(name, 20.0)
-
-        minutes = sum(guess(name) for name, _ in self.left) / self.jobs / 60
-        return f"{len(self.left)} chapters left, about {max(1, round(minutes))} min"
-
-    def name(self, worker):
-        """What a live line calls a chapter: with its seed."""
-        return f"{worker.path.stem} seed {worker.run.parameters['seed']}"
-
-
-def try_seeds(paths, runs, jobs, stream):
+def try_seeds(paths: Sequence[Path], runs: Sequence[Run], jobs: int) -> int:
     """Execute what is missing; returns how many chapters failed."""
     root = runs[0].root
     tasks = missing(paths, runs, root)
-    progress = SeedProgress(stream, tasks, read_times(root).get("chapters", {}), jobs)
     there = len(paths) * len(runs) - len(tasks)
     kept = f", {there} results are there already" if there else ""
-    progress.say(f"verdicts: {len(paths)} chapters under {len(runs)} seeds{kept}")
-    if tasks:
-        progress.say(f"to execute: {progress.remaining()}")
+    print(f"verdicts: {len(paths)} chapters under {len(runs)} seeds{kept}", flush=True)
+    if not tasks:
+        return 0
+    progress = progress_of(runs[0], tasks)
     failures = []
 
-    def failed(worker, problem):
+    def failed(worker: Worker, problem: ChapterProblem) -> None:
         failures.append(worker)
         # The result of an earlier version must not be taken for this one's.
         worker.run.result(worker.path).unlink(missing_ok=True)
-        progress.failed(worker, problem)
+        progress.say(f"seed {worker.run.parameters['seed']}: {problem}")
 
     begin = time.monotonic()
     execute_all(tasks, jobs, progress, failed)
-    if tasks:
-        minutes = (time.monotonic() - begin) / 60
-        progress.say(f"verdicts: {len(tasks)} chapters executed in {minutes:.1f} min")
+    minutes = (time.monotonic() - begin) / 60
+    print(f"verdicts: {len(tasks)} chapters executed in {minutes:.1f} min")
     return len(failures)
 
 
-# ------------------------------------------------------------------------ the table
+# The table -------------------------------------------------------------------------------------
 
 
-def records(path):
+def records(path: Path) -> dict[str, Any]:
     """Claim id to verdict record of an executed chapter; empty where there is no such file."""
-    from kvbook.ledger import verdict_records
-
     if not path.exists():
         return {}
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return {record["id"]: record for record in verdict_records(document)}
+    return {record["id"]: record for record in verdict_records(read_document(path))}
 
 
-def tabulate(path, runs):
+def tabulate(path: Path, runs: Iterable[Run]) -> dict[str, Stability]:
     """Claim id to `Stability` of the claims that one chapter judges."""
-    from kvbook.ledger.stability import Stability
-
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_document(path)
     by_seed = {run.parameters["seed"]: records(run.result(path)) for run in runs}
     return {
         name: Stability.measured(
@@ -245,7 +144,7 @@ def tabulate(path, runs):
     }
 
 
-def store(root, paths, runs):
+def store(root: Path, paths: Sequence[Path], runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Write the table anew, keeping the entries of chapters that were not tried.
 
     Returns
@@ -253,54 +152,45 @@ def store(root, paths, runs):
     list of dict
         The rows of the ledger that the chapters judge, seeds considered.
     """
-    from kvbook.ledger import read_ledger
-    from kvbook.ledger.stability import dump_stability, read_stability
-
-    file = root / "book" / STABILITY
+    file = root / "book" / stability.FILE
     judged = {name for path in chapters(root) for name in records(path)}
     tried = {name for path in paths for name in records(path)}
-    kept = {n: e for n, e in read_stability(file).items() if n in judged - tried}
+    table = {n: e for n, e in stability.read_stability(file).items() if n in judged - tried}
     for path in paths:
-        kept |= tabulate(path, runs)
-    write_if_changed(file, dump_stability(kept))
+        table |= tabulate(path, runs)
+    write_if_changed(file, stability.dump_stability(table))
     return [row for row in read_ledger(root / "notebooks", file) if row["id"] in tried]
 
 
-def arguments(argv):
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=type(ROOT), default=ROOT, help="the repository")
+    parser = argparse.ArgumentParser(description="Execute the chapters under further root seeds.")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     parser.add_argument("--seeds", default="10", help="how many root seeds (default: 10)")
     parser.add_argument("--chapter", default="", help="number of the one chapter to try")
-    parser.add_argument("--jobs", type=int, default=cores(), help="chapters at a time")
+    parser.add_argument("--jobs", type=int, default=core_count(), help="chapters at a time")
     return parser.parse_args(argv)
 
 
-def command(options):
+def command(options: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit status."""
     root = options.root.resolve()
     runs = [Run(root, {"seed": seed}) for seed in seeds(options.seeds)]
-    paths = chosen(root, options.chapter)
-    failures = try_seeds(paths, runs, options.jobs, sys.stdout)
-    for row in store(root, paths, runs):
-        print(f"{row['id']}  {row['stability']['summary']}")
-    print(f"table: book/{STABILITY}")
+    with building(root):
+        paths = chosen(root, options.chapter)
+        failures = try_seeds(paths, runs, options.jobs)
+        for row in store(root, paths, runs):
+            print(f"{row['id']}  {row['stability']['summary']}")
+    print(f"table: book/{stability.FILE}")
     if failures:
-        print(f"error: {failures} runs failed, see above and _build/logs", file=sys.stderr)
-    return 1 if failures else 0
+        raise ChapterProblem(f"{failures} runs failed, see above and _build/logs")
+    return 0
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `make verdicts`."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return command(arguments(argv))
-    except (ChapterProblem, ValueError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command does the rest", file=sys.stderr)
-        return 130
+    options = arguments(argv)
+    return obey(lambda: command(options))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from kvbook.bench.aims import AIMS, Aim, Reading
 from kvlib import bench
-from kvlib.bench import Aim, Reading, Row
+from kvlib.bench import Row
 
 BITS = (2, 3, 4)
 """Budgets that were timed at d = 128."""
@@ -78,7 +79,7 @@ class Timings:
 
     def readings(self) -> list[tuple[Aim, Reading]]:
         """Every measurement that had an aim."""
-        return [(aim, reading) for aim in bench.AIMS for reading in aim.readings(self.rows)]
+        return [(aim, reading) for aim in AIMS for reading in aim.readings(self.rows)]
 
     def input_error(self, impl: str, bits: int, family: str) -> float:
         """Relative squared error on a kind of input; not a number where it was not measured."""

@@ -11,11 +11,12 @@ import pandas as pd
 import seaborn as sns
 
 from kvbook import plotting
+from kvbook.bench.aims import AIMS, PEERS, Aim, Reading
 from kvbook.experiments import a1
 from kvbook.experiments.a1 import BITS, Timings, seconds, times
 from kvbook.page import table
 from kvlib import bench
-from kvlib.bench import Aim, Ratio, Reading, Row
+from kvlib.bench import Ratio, Row
 from kvlib.quantize import codebooks
 
 DIM = 128
@@ -107,7 +108,7 @@ def aims_table(timings: Timings) -> Any:
         ["ratio of times", "aim", "measured, with the spread of single runs", ""],
         [
             _aim_row(aim, a1.largest_of_each_budget(aim, timings.rows))
-            for aim in bench.AIMS
+            for aim in AIMS
             if aim.readings(timings.rows)
         ],
         "What was aimed at, and what came out",
@@ -117,7 +118,7 @@ def aims_table(timings: Timings) -> Any:
 def _aim_row(aim: Aim, readings: Sequence[Reading]) -> list[str]:
     limit = f"≥ {aim.least:g}" if aim.least is not None else f"≤ {aim.most:g}"
     unit = "" if aim.unit == "times" else f" {aim.unit}"
-    against = dict.fromkeys(r.against for r in readings if r.against in bench.PEERS)
+    against = dict.fromkeys(r.against for r in readings if r.against in PEERS)
     who = f" ({', '.join(against)})" if against else ""
     values = "<br>".join((f"n = {r.bits}: " if r.bits else "") + _spread(r.value) for r in readings)
     return [aim.text + who, limit + unit, values, _said([aim.met(r) for r in readings])]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kvbook import ledger
+from kvbook.ledger import stability
+from kvlib import cli
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -24,8 +26,17 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
             print(f"     seeds:     {row['stability']['summary']}")
 
 
+def _print_ledger(options: argparse.Namespace) -> int:
+    rows = ledger.read_ledger(options.notebooks, options.stability)
+    if options.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        _print_table(rows)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the ledger; returns the exit status."""
+    """Print the ledger; returns the exit status, as :func:`kvlib.cli.run` does."""
     parser = argparse.ArgumentParser(
         prog="python -m kvbook.ledger",
         description="Print the ledger, read from executed notebooks and held against other seeds.",
@@ -39,21 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stability",
         type=Path,
-        default=Path("book/verdict_stability.json"),
+        default=Path("book") / stability.FILE,
         help="verdicts under other seeds, from `make verdicts` (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print a list of JSON objects instead")
-    options = parser.parse_args(arguments)
-    try:
-        rows = ledger.read_ledger(options.notebooks, options.stability)
-        if options.json:
-            print(json.dumps(rows, indent=2, ensure_ascii=False))
-        else:
-            _print_table(rows)
-    except (OSError, ValueError) as error:
-        print(f"kvbook.ledger: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser.set_defaults(run=_print_ledger)
+    return cli.run(lambda: parser.parse_args(arguments), "kvbook.ledger")
 
 
 if __name__ == "__main__":

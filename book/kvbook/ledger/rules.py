@@ -1,53 +1,18 @@
-"""The ledger: what is claimed, what was predicted, what was measured, and the verdict by rule.
-
-A chapter states its predictions before it measures::
-
-    predictions = claims.Predictions("T03", [claims.Prediction("D(2) at d=128", rule, falsifier)])
-    predictions                      # shown on the page
-    ...                              # the experiment
-    predictions.verdict({"D(2) at d=128": interval})   # shown, and read back by the ledger
-
-The verdict cell's output carries a machine-readable record. :func:`read_ledger` collects those
-from executed notebooks and from nowhere else, so a verdict cannot be typed.
-"""
+"""Predictions, the rules that judge them, and verdicts."""
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from kvbook.ledger.claims import CLAIMS, Claim
-from kvbook.ledger.stability import INCONCLUSIVE, read_stability, with_stability
-
-__all__ = [
-    "CLAIMS",
-    "MIME_TYPE",
-    "Above",
-    "Below",
-    "Check",
-    "Claim",
-    "Estimate",
-    "Prediction",
-    "Predictions",
-    "Rule",
-    "Verdict",
-    "Within",
-    "overall",
-    "read_ledger",
-    "verdict_records",
-]
+from kvbook.ledger import render
+from kvbook.ledger.claims import CLAIMS
+from kvbook.ledger.words import INCONCLUSIVE, NOT_SUPPORTED, PARTIAL, SUPPORTED
 
 MIME_TYPE = "application/vnd.kvlib.verdict+json"
-
-SUPPORTED = "SUPPORTED"
-PARTIAL = "PARTIAL"
-NOT_SUPPORTED = "NOT SUPPORTED"
-NOT_YET_TESTED = "NOT YET TESTED"
+"""Of the record that the output of a verdict's cell carries."""
 
 # Worst first: the check that decides a verdict is the first of these that occurs.
 _SEVERITY = (NOT_SUPPORTED, INCONCLUSIVE, SUPPORTED)
@@ -102,7 +67,7 @@ class Within:
 
     def describe(self) -> str:
         """Target and tolerance."""
-        return f"{_show(self.target)} ± {_show(self.tolerance)}"
+        return f"{render.number(self.target)} ± {render.number(self.tolerance)}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +91,7 @@ class Below:
 
     def describe(self) -> str:
         """The bound."""
-        return f"≤ {_show(self.bound)}"
+        return f"≤ {render.number(self.bound)}"
 
 
 @dataclass(frozen=True)
@@ -150,7 +115,7 @@ class Above:
 
     def describe(self) -> str:
         """The bound."""
-        return f"≥ {_show(self.bound)}"
+        return f"≥ {render.number(self.bound)}"
 
 
 @dataclass(frozen=True)
@@ -182,6 +147,10 @@ class Check:
     high: float
     verdict: str
 
+    def interval(self) -> str:
+        """The measurement in words."""
+        return render.interval(self.measured, self.low, self.high)
+
     def record(self) -> dict[str, Any]:
         """JSON-ready, numbers to four significant digits (so that machines agree)."""
         return {
@@ -203,7 +172,7 @@ class Predictions:
     Raises
     ------
     ValueError
-        If ``claim_id`` is not in :data:`CLAIMS`, or labels are missing or repeated.
+        If ``claim_id`` is not in the claims' table, or labels are missing or repeated.
     """
 
     claim_id: str
@@ -240,9 +209,7 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         rows = [(p.label, p.rule.describe(), p.falsifier) for p in self.predictions]
-        table = _html_table(("quantity", "predicted", "falsified by"), rows)
-        title = f"{self.claim_id} — predicted before the run"
-        return f'<div class="kv-prediction"><p class="kv-title">{title}</p>{table}</div>'
+        return render.prediction_box(self.claim_id, rows)
 
 
 @dataclass(frozen=True)
@@ -295,7 +262,7 @@ class Verdict:
         lines = [f"{self.claim_id}: {self.verdict}"]
         for check in self.checks:
             lines.append(
-                f"  {check.prediction.label}: {_interval(check)}, "
+                f"  {check.prediction.label}: {check.interval()}, "
                 f"predicted {check.prediction.rule.describe()}: {check.verdict}"
             )
         return "\n".join(lines)
@@ -309,20 +276,11 @@ class Verdict:
 
     def _html(self) -> str:
         rows = [
-            (
-                check.prediction.label,
-                check.prediction.rule.describe(),
-                _interval(check),
-                check.verdict,
-            )
-            for check in self.checks
+            (c.prediction.label, c.prediction.rule.describe(), c.interval(), c.verdict)
+            for c in self.checks
         ]
-        table = _html_table(("quantity", "predicted", "measured", "verdict"), rows)
-        css = self.verdict.lower().replace(" ", "-")
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        return (
-            f'<div class="kv-verdict {css}" id="{self.anchor}">'
-            f'<p class="kv-title">{self.claim_id} — {self.verdict}</p>{table}{note}</div>'
+        return render.verdict_box(
+            self.claim_id, self.verdict, rows, anchor=self.anchor, note=self.note
         )
 
 
@@ -340,85 +298,6 @@ def overall(verdicts: Sequence[str]) -> str:
     return kinds.pop() if len(kinds) == 1 else INCONCLUSIVE
 
 
-def read_ledger(notebooks: Path | str, stability: Path | str | None = None) -> list[dict[str, Any]]:
-    """One record for every claim and result, in order, from the executed notebooks.
-
-    Parameters
-    ----------
-    notebooks : path
-        Folder of executed ``.ipynb`` files.
-    stability : path, optional
-        Verdicts under other seeds, as ``make verdicts`` stores them; a missing file counts as
-        none. A verdict that is not the same under all seeds is INCONCLUSIVE in the ledger.
-
-    Returns
-    -------
-    list of dict
-        Keys id, kind, chapter, statement, place, published, verdict, prediction, falsifier, rule,
-        measured, low, high, anchor, note, checks, notebook (folder and file name), stability.
-        Claims that no notebook judges say NOT YET TESTED, with the book's expectation as
-        prediction and None for numbers. Where other seeds were tried, stability has the keys
-        seeds, verdicts (one for each), moved (the checks that flip), fingerprint, page (the
-        notebook's own verdict), stale (measured on an earlier version: shown, but it decides
-        nothing) and summary (in words); otherwise it is None.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no notebook, two verdicts claim the same id, or `stability` is no
-        such record.
-    """
-    paths = sorted(Path(notebooks).glob("*.ipynb"))
-    if not paths:
-        raise ValueError(f"notebooks must be a folder of .ipynb files, got {str(notebooks)!r}")
-    seeds = {} if stability is None else read_stability(stability)
-    found: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        for record in verdict_records(document):
-            name = record["id"]
-            if name in found:
-                other = found[name]["notebook"]
-                raise ValueError(f"{name} is judged twice: in {other} and in {path.name}")
-            place = {"notebook": f"{path.parent.name}/{path.name}", "stability": None}
-            found[name] = record | place
-            if name in seeds:
-                found[name] = with_stability(found[name], seeds[name], document)
-    return [_row(claim, found.get(claim.id)) for claim in CLAIMS.values()]
-
-
-def verdict_records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdicts among the outputs of one executed notebook, given as JSON."""
-    outputs = [output for cell in document["cells"] for output in cell.get("outputs", [])]
-    return [output["data"][MIME_TYPE] for output in outputs if MIME_TYPE in output.get("data", {})]
-
-
-def _row(claim: Claim, record: dict[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": claim.id,
-        "kind": claim.kind,
-        "chapter": claim.chapter,
-        "statement": claim.statement,
-        "place": claim.place,
-        "published": claim.published,
-    }
-    untested: dict[str, Any] = {
-        "verdict": NOT_YET_TESTED,
-        "prediction": claim.expectation,
-        "falsifier": "",
-        "rule": None,
-        "measured": None,
-        "low": None,
-        "high": None,
-        "anchor": None,
-        "note": "",
-        "checks": [],
-        "notebook": None,
-        "stability": None,
-    }
-    return row | (untested if record is None else record)
-
-
 def _check_finite(**numbers: float) -> None:
     for name, number in numbers.items():
         if not math.isfinite(number):
@@ -427,21 +306,3 @@ def _check_finite(**numbers: float) -> None:
 
 def _round(number: float) -> float:
     return float(f"{number:.4g}")
-
-
-def _show(number: float) -> str:
-    return f"{number:.4g}"
-
-
-def _interval(check: Check) -> str:
-    if check.low == check.high:
-        return f"{_show(check.measured)} (exact)"
-    return f"{_show(check.measured)} [{_show(check.low)}, {_show(check.high)}]"
-
-
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -8,6 +8,7 @@ shown as old and decides nothing.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections import Counter
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-INCONCLUSIVE = "INCONCLUSIVE"
-# What stands for a verdict where a chapter failed, or judged nothing, under a seed.
-NO_RESULT = "NO RESULT"
-# Cells whose source cannot change a verdict: figures, and what papermill put in.
-_WITHOUT_RESULT = {"nbval-ignore-output", "injected-parameters"}
+from kvbook.ledger.words import INCONCLUSIVE, NO_RESULT
+
+FILE = "verdict_stability.json"
+"""Name of the committed record."""
+
 _CHECKED = ("label", "prediction", "rule", "measured", "low", "high", "verdict")
 
 
@@ -86,18 +87,24 @@ class Stability:
 
 
 def fingerprint(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Hash of a notebook's code and of one verdict's numbers.
+    """Hash of a verdict's checks (label, rule and numbers) and of the chapter's parameters.
 
-    Text, figures and a change to `kvlib` that moves no number of this verdict leave it alone.
+    A change that moves no number of this verdict leaves it alone: of the page's text and figures,
+    of the code that the chapter runs, of another claim's checks.
     """
+    checks = [[check.get(key) for key in _CHECKED] for check in record["checks"]]
+    text = json.dumps([_parameters(document), checks], ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parameters(document: Mapping[str, Any]) -> str:
+    """The cell tagged ``parameters``, without its comments."""
     sources = [
         "".join(cell["source"])
         for cell in document["cells"]
-        if cell["cell_type"] == "code" and not _WITHOUT_RESULT & set(_tags(cell))
+        if "parameters" in cell.get("metadata", {}).get("tags", [])
     ]
-    checks = [[check.get(key) for key in _CHECKED] for check in record["checks"]]
-    text = json.dumps([sources, checks], ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return ast.unparse(ast.parse("\n".join(sources)))
 
 
 def read_stability(path: Path | str) -> dict[str, Stability]:
@@ -161,7 +168,3 @@ def _verdicts(record: Mapping[str, Any] | None) -> tuple[str, dict[str, str]]:
     if record is None:
         return NO_RESULT, {}
     return record["verdict"], {check["label"]: check["verdict"] for check in record["checks"]}
-
-
-def _tags(cell: Mapping[str, Any]) -> list[str]:
-    return list(cell.get("metadata", {}).get("tags", []))

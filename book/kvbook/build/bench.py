@@ -4,12 +4,15 @@ Only the standard library here: the stages run in the environment that this make
 a process of its own, because some packages fix their number of threads when they are imported.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from kvbook.build import environment
 
 ROOT = environment.ROOT
-HERE = Path(__file__).resolve().parent
+REQUIREMENTS = ROOT / "book" / "kvbook" / "bench" / "requirements.txt"
 BUILD = ROOT / "_build"
 VENV = BUILD / "bench-venv"
 STAMP = VENV / "bench.json"
@@ -42,10 +45,10 @@ class Section:
 
     name: str
     apart: bool
-    lines: tuple
+    lines: tuple[str, ...]
 
 
-def sections(text):
+def sections(text: str) -> list[Section]:
     """Sections of the requirements file, in order.
 
     Parameters
@@ -53,7 +56,7 @@ def sections(text):
     text : str
         Lines under headings such as ``# section: NAME`` or ``# section: NAME, apart``.
     """
-    found = []
+    found: list[tuple[str, bool, list[str]]] = []
     for line in text.splitlines():
         if line.startswith("# section:"):
             name, _, apart = line.partition(":")[2].strip().partition(", ")
@@ -63,12 +66,11 @@ def sections(text):
     return [Section(name, apart, tuple(lines)) for name, apart, lines in found]
 
 
-def install(section, venv=VENV):
+def install(section: Section, venv: Path = VENV) -> str:
     """Install one section; returns an empty string, or what went wrong."""
     wanted = BUILD / "bench-requirements.txt"
     wanted.write_text("\n".join(section.lines) + "\n", encoding="utf-8")
-    command = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--retries", "1", "-r", wanted]
+    command = [*environment.pip(venv), "--retries", "1", "-r", wanted]
     if section.apart:
         command += ["--no-deps", "--upgrade", "--target", venv / "peers" / section.name]
     done = subprocess.run(
@@ -84,10 +86,10 @@ def install(section, venv=VENV):
     return (errors[0] if errors else "pip failed") if done.returncode else ""
 
 
-def prepare(venv=VENV):
+def prepare(venv: Path = VENV) -> dict[str, str]:
     """Make or complete the environment; returns what could not be installed, with reasons."""
-    wanted = sections((HERE / "requirements.txt").read_text(encoding="utf-8"))
-    have = {}
+    wanted = sections(REQUIREMENTS.read_text(encoding="utf-8"))
+    have: dict[str, list[str]] = {}
     if STAMP.exists():
         have = json.loads(STAMP.read_text(encoding="utf-8"))
     else:
@@ -113,24 +115,26 @@ def prepare(venv=VENV):
     return missing
 
 
-def stage_environment(threads):
-    """Variables of a stage's process: its threads, and kvlib from this checkout."""
-    changed = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONHASHSEED="0")
+def stage_environment(threads: int) -> dict[str, str]:
+    """Variables of a stage's process: its threads, and the packages of this checkout."""
+    packages = os.pathsep.join([str(ROOT), str(ROOT / "book")])
+    changed = dict(os.environ, PYTHONPATH=packages, PYTHONHASHSEED="0")
     for library in ("OMP", "OPENBLAS", "MKL", "RAYON", "NUMBA", "KVLIB"):
         changed[library + "_NUM_THREADS"] = str(threads)
     changed.pop("KVLIB_KERNELS", None)
     return changed
 
 
-def run_stage(name, options):
+def stage_command(name: str, *options: str) -> list[str]:
+    """The command of one stage."""
+    command = [str(VENV / "bin" / "python"), "-m", "kvbook.bench.stages", name]
+    return [*command, "--folder", str(BUILD / "bench"), *options]
+
+
+def run_stage(name: str, options: argparse.Namespace) -> int:
     """One stage in a process of its own; returns its exit status."""
-    command = [VENV / "bin" / "python", HERE / "stages.py", name]
-    command += ["--folder", BUILD / "bench"]
-    if options.quick:
-        command.append("--quick")
-    process = subprocess.Popen(
-        [str(part) for part in command], env=stage_environment(STAGES[name][0]), cwd=ROOT
-    )
+    command = stage_command(name, *["--quick"] * options.quick)
+    process = subprocess.Popen(command, env=stage_environment(STAGES[name][0]), cwd=ROOT)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -138,14 +142,13 @@ def run_stage(name, options):
         raise
 
 
-def merge(missing):
+def merge(missing: dict[str, str]) -> None:
     """Put the stages' rows into _build/bench.json, and print what they show."""
-    command = [VENV / "bin" / "python", HERE / "stages.py", "summary", "--folder", BUILD / "bench"]
-    command += ["--missing", json.dumps(missing)]
-    subprocess.run([str(part) for part in command], env=stage_environment(1), cwd=ROOT, check=False)
+    command = stage_command("summary", "--missing", json.dumps(missing))
+    subprocess.run(command, env=stage_environment(1), cwd=ROOT, check=False)
 
 
-def parse(argv):
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options of the command line."""
     listed = "\n".join(f"  {name:<12} {entry[2]}" for name, entry in STAGES.items())
     parser = argparse.ArgumentParser(
@@ -156,13 +159,14 @@ def parse(argv):
     parser.add_argument("--stages", nargs="*", default=[], metavar="STAGE", help="only these")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     options = parser.parse_args(argv)
+    options.stages = [name for given in options.stages for name in given.split()]
     unknown = sorted(set(options.stages) - set(STAGES))
     if unknown:
         parser.error(f"no such stage: {', '.join(unknown)}; there are {', '.join(STAGES)}")
     return options
 
 
-def run_stages(chosen, options):
+def run_stages(chosen: Sequence[str], options: argparse.Namespace) -> int:
     """Every stage in turn; returns the exit status."""
     status = 0
     for name in chosen:
@@ -173,12 +177,11 @@ def run_stages(chosen, options):
     return status
 
 
-def main(argv=None):
-    """Entry point."""
-    options = parse(argv)
+def compare(options: argparse.Namespace) -> int:
+    """Do what the command line asks; returns the exit status."""
     chosen = options.stages or [name for name, entry in STAGES.items() if entry[1]]
     begin = time.time()
-    missing = {}
+    missing: dict[str, str] = {}
     try:
         (BUILD / "bench").mkdir(parents=True, exist_ok=True)
         missing = prepare()
@@ -186,9 +189,6 @@ def main(argv=None):
             for old in (BUILD / "bench").glob("*.json"):
                 old.unlink()
         status = run_stages(chosen, options)
-    except environment.EnvironmentProblem as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nbench: interrupted; finished rows are kept", file=sys.stderr)
         if not STAMP.exists():
@@ -197,6 +197,12 @@ def main(argv=None):
     merge(missing)
     print(f"bench: {time.time() - begin:.0f} s; rows in _build/bench.json")
     return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `make bench`."""
+    options = parse(argv)
+    return environment.status_of(lambda: compare(options))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,10 @@
+"""The words of the ledger: what a verdict may be, and what may stand in its place."""
+
+SUPPORTED = "SUPPORTED"
+PARTIAL = "PARTIAL"
+NOT_SUPPORTED = "NOT SUPPORTED"
+INCONCLUSIVE = "INCONCLUSIVE"
+NO_RESULT = "NO RESULT"
+"""Where a chapter failed, or judged nothing, under a seed."""
+NOT_YET_TESTED = "NOT YET TESTED"
+"""Where no chapter judges a claim."""
