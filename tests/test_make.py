@@ -134,6 +134,22 @@ def test_a_stage_runs_all_its_commands_and_notes_what_became_of_them(tmp_path, c
     assert (stored["good"], stored["skipped"]) == (False, 2)
 
 
+def test_a_stage_keeps_the_user_s_variables_out(tmp_path):
+    code = "import os; print(os.environ['MPLBACKEND'], os.environ['PYTHONPATH'])"
+    (tmp_path / "numpy.py").write_text("raise ImportError('foreign')\n", encoding="utf-8")
+    foreign = {"MPLBACKEND": "Agg", "PYTHONPATH": str(tmp_path), "PYTEST_ADDOPTS": "--none"}
+    done = subprocess.run(
+        small_book.command("stage", "probe", f'timeit -n1 -r1 "{code}"'),
+        env=os.environ | foreign,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (stage.RESULTS / "probe.json").unlink()
+    assert done.returncode == 0, done.stderr
+    assert f"matplotlib_inline.backend_inline {ROOT}{os.pathsep}{ROOT / 'book'}" in done.stdout
+
+
 def note(folder, name, good=True, seconds=1.2, skipped=0):
     """Store what became of a stage."""
     result = {"good": good, "seconds": seconds, "skipped": skipped}
