@@ -143,7 +143,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
 
 def test_a_reader_that_goes_away_and_a_plain_terminal_are_no_error():
     command = [sys.executable, "-m", "kvbook.ledger"]
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     reader = subprocess.Popen(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

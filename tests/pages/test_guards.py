@@ -11,7 +11,7 @@ from kvbook.build import pages
 from kvbook.ledger import CLAIMS
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROSE = [p for p in sorted((ROOT / "book").glob("*.md")) if p.name != "claims.md"]
 PROSE += [ROOT / "README.md"]

@@ -15,7 +15,7 @@ import small_book
 from kvbook.build import stage
 from small_book import write_program
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 STAGES = ["lint", "types", "tests", "notebooks", "html", "pages"]
 
 

@@ -17,7 +17,7 @@ from kvbook.ledger.__main__ import main
 from kvbook.ledger.stability import Stability, dump_stability, read_stability
 from small_book import put, tool
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 
 # ------------------------------------------------------------------------ the ledger
 

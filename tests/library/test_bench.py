@@ -14,7 +14,7 @@ from kvlib import bench, timing
 from kvlib.bench import Ratio, Row, Task
 from kvlib.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book" / "kvbook" / "bench"
 PROMISED = {
     "work",

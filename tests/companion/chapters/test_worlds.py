@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 def test_every_verdict_has_a_control():
     judged = {
         record["id"]
-        for path in (HERE.parent / "notebooks").glob("*.ipynb")
+        for path in (HERE.parents[2] / "notebooks").glob("*.ipynb")
         for record in ledger.verdict_records(json.loads(path.read_text(encoding="utf-8")))
     }
     controlled = set()

@@ -11,7 +11,7 @@ import pytest
 from kvbook.build import environment, lock
 from small_book import write_program
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 SOURCE = ROOT / "book" / "kvbook" / "build" / "environment.py"
 HERE = ".".join(map(str, sys.version_info[:2]))
 

@@ -11,7 +11,7 @@ import pytest
 
 from kvlib import KVCache, save
 
-PAGE = Path(__file__).resolve().parents[1] / "book" / "own.md"
+PAGE = Path(__file__).resolve().parents[2] / "book" / "own.md"
 
 
 def blocks():

@@ -19,7 +19,7 @@ from scipy import stats
 from kvlib import files
 from kvlib.data import captured, synthetic
 
-BOOK = Path(__file__).parents[1] / "book"
+BOOK = Path(__file__).parents[3] / "book"
 ALARM = 1e-4  # false-alarm rate of each distribution test below
 
 

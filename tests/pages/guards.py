@@ -1,7 +1,7 @@
 """What a committed chapter must not contain; each guard returns its complaints.
 
 A guard is a function of one notebook (nbformat 4), or of all of them by name, and gives a list of
-strings, empty where all is well. `tests/test_guards.py` holds every chapter against every guard,
+strings, empty where all is well. `test_guards.py` holds every chapter against every guard,
 and every guard against a chapter that was broken so that it must speak.
 """
 

@@ -37,7 +37,7 @@ from small_book import alive, notebook, put, tool
 
 from kvlib import files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 TOOLS = ROOT / "book" / "kvbook" / "build"
 
 
