@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kvbook import models
 from scipy import stats
 
 from kvlib import files
@@ -279,6 +280,13 @@ def test_captured_files_are_those_of_the_data_card(name, shape, causal):
     cache = captured.load(BOOK / "data" / f"{name}.npz")
     assert cache.k.shape == shape
     assert cache.causal is causal
+
+
+def test_every_captured_file_has_its_row_and_its_digest():
+    card = (BOOK / "datacard.md").read_text()
+    named = set(re.findall(r"\|\s*`([\w-]+)\.npz`", card))
+    assert {path.stem for path in (BOOK / "data").glob("*.npz")} == named == set(models.MODELS)
+    assert len({(m.color, m.marker) for m in models.MODELS.values()}) == len(models.MODELS)
 
 
 # Synthetic families ----------------------------------------------------------------------------
