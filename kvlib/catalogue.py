@@ -73,8 +73,10 @@ class Catalogue(Generic[Row]):
         module, _, function = name.partition(":")
         try:
             found = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"name must be of a function that can be imported: {error}") from error
+        except Exception as error:  # whatever another's module may raise when it is imported
+            raise ValueError(
+                f"name must be of a function that can be imported, got {name!r} ({error!r})"
+            ) from error
         if not callable(found):
             raise TypeError(f"{name} must be a function, got {found!r}")
         for row in self.rows.values():  # importing may have entered it

@@ -320,7 +320,8 @@ def run(parse: Callable[[], argparse.Namespace], name: str = "kvlib") -> int:
     try:
         options = parse()
         status = int(options.run(options))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -44,6 +45,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Two processes or threads that write the same file do not meet: the last one to end wins.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():  # a folder, or a device, which root could replace
+        raise OSError(errno.EINVAL, "must be a regular file to be replaced", str(target))
     name = f".{target.name}.{os.getpid()}.{threading.get_ident()}.part"
     partial = target.with_name(name)
     try:
@@ -235,7 +238,7 @@ def _read_array(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
     try:
         version = np.lib.format.read_magic(stream)
         shape, fortran, dtype = readers[version](stream)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # numpy parses the header as Python, and that may fail anyhow
         raise ValueError(f"array {name!r} has no readable npy header ({error})") from error
     if dtype.hasobject:
         raise TypeError(f"array {name!r} holds Python objects, which are never unpickled")

@@ -314,12 +314,17 @@ def output_threshold(first: tuple[float, float], second: tuple[float, float]) ->
     float
         1 + (single_2 - single_1) / (shared_1 - shared_2); infinite if the second shares as much.
     """
-    for name, pair in (("first", first), ("second", second)):
+    singles = [
         check_number(pair[0], f"single error of {name}", low=0)
+        for name, pair in (("first", first), ("second", second))
+    ]
+    shared = [
         check_number(pair[1], f"shared error of {name}")
-    if second[0] < first[0]:
+        for name, pair in (("first", first), ("second", second))
+    ]
+    if singles[1] < singles[0]:
         raise ValueError(
-            f"second must have the larger single error, got {second[0]:.6g} after {first[0]:.6g}"
+            f"second must have the larger single error, got {singles[1]:.6g} after {singles[0]:.6g}"
         )
-    saved = first[1] - second[1]
-    return math.inf if saved <= 0 else 1 + (second[0] - first[0]) / saved
+    saved = shared[0] - shared[1]
+    return math.inf if saved <= 0 else 1 + (singles[1] - singles[0]) / saved

@@ -27,6 +27,9 @@ KINDS = ("none", "hadamard", "haar")
 # the transform runs as a few matrix products instead of log2(d) passes over memory.
 _MAX_FACTOR = 64
 
+# Three rounds are as good as a Haar rotation; a file must not ask for millions.
+_MOST_ROUNDS = 128
+
 # Separate random streams for the signs and for the Haar matrix of one seed.
 _SIGN_STREAM, _HAAR_STREAM = 1, 2
 
@@ -138,7 +141,7 @@ class Rotation:
 
     def __post_init__(self) -> None:
         check_choice(self.kind, "kind", KINDS)
-        most = None if self.kind == "hadamard" else 1
+        most = _MOST_ROUNDS if self.kind == "hadamard" else 1
         keep_checked(
             self,
             dim=check_dim(self.dim),

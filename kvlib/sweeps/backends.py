@@ -48,17 +48,16 @@ def _prepare_worker(modules: tuple[str, ...]) -> None:
         importlib.import_module(module)
 
 
-def _compute_in_child(grid: Grid, shard: int) -> Computed:
+def _compute_in_child(grid: Grid, shard: int, parent: int) -> Computed:
     """As :func:`_compute_in_worker`, in a process that lives and dies with its parent."""
-    _follow_parent()
+    _follow_parent(parent)
     return _compute_in_worker(grid, shard)
 
 
 @functools.cache
-def _follow_parent() -> None:
+def _follow_parent(parent: int) -> None:
     """Leave interrupts to the parent, and end soon after a parent that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -98,7 +97,7 @@ def in_processes(grid: Grid, shards: Iterable[int], workers: int) -> Generator[C
             batch_size=1,
             pre_dispatch="2 * n_jobs",
         )
-    tasks = (joblib.delayed(_compute_in_child)(grid, shard) for shard in shards)
+    tasks = (joblib.delayed(_compute_in_child)(grid, shard, os.getpid()) for shard in shards)
     try:
         yield from pool(tasks)
     except TerminatedWorkerError as error:

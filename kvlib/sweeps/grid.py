@@ -424,7 +424,7 @@ def _parse_family(spec: str) -> tuple[str, dict[str, float]]:
             parameters[key] = float(number)
         except ValueError:
             equals = ""
-        if not equals:
+        if not equals or f"{key}=" in rest.partition(item)[2]:
             raise ValueError(f"families must read name:parameter=number, got {spec!r}")
     return name, parameters
 
@@ -457,6 +457,8 @@ def _check_scheme(name: object, axis: str) -> str:
 
 
 def _check_metric(name: object, axis: str) -> str:
+    if name in (*COORDINATES, "error"):
+        raise ValueError(f"{axis} must not have the name of another column, got {name!r}")
     try:
         return _named(registry.metric_of, name)
     except ValueError as error:

@@ -16,6 +16,19 @@ from kvlib import files
 _LOCK = "build.lock"
 
 
+def whole(text: str) -> int:
+    """A number of jobs from the command line.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number above zero, which argparse reports.
+    """
+    if (number := int(text)) < 1:
+        raise ValueError(f"must be a whole number above zero, got {text!r}")
+    return number
+
+
 @contextlib.contextmanager
 def building(root: Path) -> Iterator[None]:
     """Be the only build of a repository.

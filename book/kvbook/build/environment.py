@@ -197,7 +197,7 @@ def ensure(root: Path = ROOT, venv: "Path | None" = None, named: bool = False) -
         return steps
     begin = time.time()
     if steps == "everything":
-        require_own(venv)
+        require_own(venv, root)
         interpreter = interpreter or choose_interpreter()
         wanted["python"] = ".".join(map(str, version_of(interpreter)))
     if (venv / STAMP).exists():
@@ -239,11 +239,17 @@ def status_of(
         return 130
 
 
-def require_own(venv: Path) -> None:
-    """Refuse to clear a folder that is no virtual environment."""
-    if venv.exists() and not (venv / "pyvenv.cfg").exists() and any(venv.iterdir()):
+def require_own(venv: Path, root: Path) -> None:
+    """Refuse to clear a folder that is no environment of this book.
+
+    One whose making was interrupted has no stamp; it lies in the repository, as VENV is meant to.
+    """
+    if not venv.exists() or not any(venv.iterdir()) or (venv / STAMP).exists():
+        return
+    if not (venv / "pyvenv.cfg").exists() or root.resolve() not in venv.resolve().parents:
         raise EnvironmentProblem(
-            f"{venv} is there and is no virtual environment; name another folder (VENV=.venv-3.13)"
+            f"{venv} is there and is no environment of this book; name another folder "
+            "(VENV=.venv-3.13)"
         )
 
 

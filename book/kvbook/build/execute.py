@@ -28,7 +28,7 @@ import nbformat
 
 from kvbook.build import parameters
 from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter, read
-from kvbook.build.command import building, obey
+from kvbook.build.command import building, obey, whole
 from kvbook.build.isolation import isolated, prepare, refuse_foreign_kernel
 from kvbook.build.progress import Progress
 from kvbook.build.staleness import (
@@ -412,7 +412,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chapter", help="number of the one chapter to execute")
     parser.add_argument("--parameters", default="", help='such as "seed=7 trials=100"')
     parser.add_argument("--times", action="store_true", help="rewrite book/run_times.json")
-    parser.add_argument("--jobs", type=int, default=core_count(), help="chapters at a time")
+    parser.add_argument("--jobs", type=whole, default=core_count(), help="chapters at a time")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -426,6 +426,8 @@ def command(options: argparse.Namespace) -> int:
             measure(root, options.jobs)
         elif options.chapter is not None:
             path = find_chapter(root, options.chapter)
+            if run.parameters and not parameters.known(path):
+                raise ChapterProblem(f"{path.name} has no parameters, got {options.parameters}")
             execute([path], run, 1, progress_of(run, [(path, run)]))
         else:
             update(run, options.jobs)

@@ -22,7 +22,7 @@ from typing import Any
 
 from kvbook.build import parameters
 from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter, label
-from kvbook.build.command import building, obey
+from kvbook.build.command import building, obey, whole
 from kvbook.build.execute import (
     Task,
     Worker,
@@ -168,7 +168,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     parser.add_argument("--seeds", default="10", help="how many root seeds (default: 10)")
     parser.add_argument("--chapter", default="", help="number of the one chapter to try")
-    parser.add_argument("--jobs", type=int, default=core_count(), help="chapters at a time")
+    parser.add_argument("--jobs", type=whole, default=core_count(), help="chapters at a time")
     return parser.parse_args(argv)
 
 

@@ -181,6 +181,8 @@ class Predictions:
     def __post_init__(self) -> None:
         if self.claim_id not in CLAIMS:
             raise ValueError(f"claim_id must be one of {', '.join(CLAIMS)}, got {self.claim_id!r}")
+        # What is stated before the run stays as it is, whatever becomes of the caller's list.
+        object.__setattr__(self, "predictions", tuple(self.predictions))
         labels = [p.label for p in self.predictions]
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"predictions must have distinct labels, got {labels}")

@@ -148,9 +148,21 @@ def test_a_folder_that_is_no_environment_is_not_cleared(repository, calls):
     (repository / "notes").mkdir()
     (repository / "notes" / "mine.txt").touch()
     for folder in (repository / "notes", repository):
-        with pytest.raises(environment.EnvironmentProblem, match="is no virtual environment"):
+        with pytest.raises(environment.EnvironmentProblem, match="is no environment of this book"):
             environment.ensure(repository, folder)
     assert calls == []
+
+
+def test_an_environment_of_somebody_else_is_not_cleared(repository, calls, tmp_path_factory):
+    foreign = tmp_path_factory.mktemp("foreign")
+    (foreign / "pyvenv.cfg").touch()
+    with pytest.raises(environment.EnvironmentProblem, match="is no environment of this book"):
+        environment.ensure(repository, foreign)
+    assert calls == []
+    # Half made in the repository, it is this book's own.
+    (repository / ".venv-half").mkdir()
+    (repository / ".venv-half" / "pyvenv.cfg").touch()
+    environment.require_own(repository / ".venv-half", repository)
 
 
 @pytest.mark.parametrize("main", [environment.main, lock.main])

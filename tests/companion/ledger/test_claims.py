@@ -193,3 +193,11 @@ def test_the_table_is_complete():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_predictions_cannot_be_added_after_the_fact():
+    one, two = (ledger.Prediction(name, ledger.Below(1), "more") for name in ("a", "b"))
+    given = [one]
+    predictions = ledger.Predictions("T03", given)
+    given.append(two)
+    assert [p.label for p in predictions.predictions] == ["a"]

@@ -142,3 +142,11 @@ def test_quantizers_of_ones_own_need_inherit_nothing():
     assert encoded.decode()[0].shape == (8, 16)
     with pytest.raises(TypeError, match=r"key must be a quantizer.*got 4"):
         Scheme("BAD", 4, BlockQuantizer(4))
+
+
+@pytest.mark.parametrize("text", ["1 / 0", "def (", "raise SystemError('no')"])
+def test_a_module_that_does_not_import_is_one_error(tmp_path, monkeypatch, text):
+    (tmp_path / "broken.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="can be imported, got 'broken:f'"):
+        named("broken:f", 3)

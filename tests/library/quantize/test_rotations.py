@@ -237,7 +237,7 @@ def test_other_dimensions_are_refused_with_a_remedy(dim, padded):
         ({"dim": 8.0}, TypeError, r"dim must be an integer >= 2, got 8\.0"),
         ({"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
         ({"seed": None}, TypeError, "seed must be an integer >= 0, got None"),
-        ({"rounds": 0}, ValueError, "rounds must be an integer >= 1, got 0"),
+        ({"rounds": 0}, ValueError, "rounds must be an integer from 1 to 128, got 0"),
         ({"kind": "haar", "rounds": 2}, ValueError, "rounds must be .* from 1 to 1, got 2"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import stat
 import zipfile
 
 import numpy as np
@@ -192,3 +194,32 @@ def test_a_class_of_ones_own_is_stored(tmp_path, monkeypatch):
     np.testing.assert_allclose(quantize.load(tmp_path / "a.npz").decode(), vectors(), rtol=1e-3)
     with pytest.raises(ValueError, match="kind 'block' is taken by BlockEncoded"):
         quantize.storable("block")(Halves)
+
+
+def test_a_header_that_is_no_header_is_refused_with_the_files_name(path):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name in members:
+        bad = members[name][:10] + b"(" * (len(members[name]) - 10)
+        with zipfile.ZipFile(path, "w") as archive:
+            for other, content in members.items():
+                archive.writestr(other, bad if other == name else content)
+        with pytest.raises(ValueError, match=r"x\.npz: array .* has no readable npy header"):
+            quantize.load(path)
+
+
+def test_a_file_cannot_ask_for_millions_of_rounds(tmp_path):
+    path = tmp_path / "x.npz"
+    KINDS["plain"].encode(vectors()).save(path)
+    with np.load(path) as archive:
+        options = json.loads(str(archive["header"]))["quantizer"]
+    rewritten(path, quantizer={**options, "rounds": 3 * 10**7})
+    with pytest.raises(ValueError, match="rounds must be an integer from 1 to 128"):
+        quantize.load(path)
+
+
+def test_only_a_regular_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(OSError, match="must be a regular file"):
+        KINDS["plain"].encode(vectors()).save(tmp_path / "pipe.npz")
+    assert stat.S_ISFIFO((tmp_path / "pipe.npz").stat().st_mode)

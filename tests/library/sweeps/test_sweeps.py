@@ -86,6 +86,8 @@ def slow_bytes(tmp_path_factory):
         ({"families": ["cauchy"]}, "families.*cauchy"),
         ({"families": ["student_t"]}, "families.*nu"),
         ({"families": ["student_t:nu"]}, "families.*name:parameter=number.*student_t:nu"),
+        ({"families": ["student_t:nu=3,nu=4"]}, "families.*name:parameter=number"),
+        ({"metrics": ["bits"]}, "metrics must not have the name of another column"),
         ({"families": ["student_t:nu=-1"]}, "families: nu.*-1"),
         ({"families": ["low_rank:rank=2"]}, "families.*ranks"),
         ({"families": ["low_rank"]}, "ranks.*at least one value.*low_rank"),
@@ -628,7 +630,7 @@ def test_killed_worker_is_named_and_the_sweep_can_be_resumed(slow_bytes, tmp_pat
     assert path.read_bytes() == slow_bytes
 
 
-def die_at_last_shard(grid, shard):
+def die_at_last_shard(grid, shard, parent):
     if shard == 31:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
