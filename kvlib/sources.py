@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -52,7 +53,7 @@ def imported(source: str, packages: Mapping[str, Path], *, package: str = "") ->
         If the source is not valid Python.
     """
     found: set[str] = set()
-    for node in _executed(ast.parse(source)):
+    for node in _imports(source):
         if isinstance(node, ast.Import):
             for name in (alias.name for alias in node.names):
                 found |= {name, *_lazy(name, packages).values()}
@@ -100,6 +101,13 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
     return ".".join([*base, *filter(None, [node.module])])
 
 
+@lru_cache(maxsize=1024)
+def _imports(source: str) -> tuple[ast.AST, ...]:
+    """The import statements of a source; the modules of a package are asked for many times."""
+    nodes = _executed(ast.parse(source))
+    return tuple(node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)))
+
+
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node but those that only a type checker reads."""
     for node in ast.iter_child_nodes(tree):
@@ -114,8 +122,13 @@ def _lazy(name: str, packages: Mapping[str, Path]) -> dict[str, str]:
     file = module_file(name, packages)
     if file is None or file.name != "__init__.py":
         return {}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    return dict(_table(file.read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=64)
+def _table(source: str) -> tuple[tuple[str, str], ...]:
+    """The items of a package's ``LAZY``."""
+    for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAZY":
-            table: dict[str, str] = ast.literal_eval(node.value)
-            return table
-    return {}
+            return tuple(ast.literal_eval(node.value).items())
+    return ()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def digest(path: Path) -> str:
     return sha256(path)
 
 
+@lru_cache(maxsize=1024)  # chapters share most of what they reach
 def _digest_of_code(source: str, *, docstring: bool) -> str:
     """Hash of what code does; its first string is a docstring or not, others always are."""
     tree = ast.parse(source)
