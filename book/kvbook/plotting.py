@@ -7,7 +7,7 @@ white background, which the book inverts in dark mode, and the same bytes on eve
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,19 @@ def mean_ends(samples: ArrayLike) -> tuple[float, float]:
         return float(values[0]), float(values[0])
     interval = mean_interval(values)
     return interval.low, interval.high
+
+
+def plain_ticks(set_ticks: Callable[..., Any], places: Iterable[float]) -> None:
+    """Ticks written as plain numbers, also on a logarithmic axis.
+
+    Parameters
+    ----------
+    set_ticks : callable
+        ``set_xticks`` or ``set_yticks`` of an axes.
+    places : iterable of float
+    """
+    ticks = list(places)
+    set_ticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def draw_schemes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -58,7 +58,7 @@ def output_curves(
         ax.axvline(ch08.threshold_law(n, share), color=plotting.MUTED, linewidth=1, linestyle=":")
         ax.set(xscale="log", yscale="log", xlabel=r"effective tokens $N_{\mathrm{eff}}$")
         ax.set_title(f"n = {n}")
-        _plain_ticks(ax.set_xticks, (1, 10, 100, 1000))
+        plotting.plain_ticks(ax.set_xticks, (1, 10, 100, 1000))
         ax.minorticks_off()
     axes[0].set_ylabel(r"squared output error / $E$")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -132,7 +132,7 @@ def captured_thresholds(
     right.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     right.set(xlabel="predicted", ylabel="measured", title="Error, QJL over MSE-only")
     for set_ticks in (right.set_xticks, right.set_yticks):
-        _plain_ticks(set_ticks, (0.5, 1, 2))
+        plotting.plain_ticks(set_ticks, (0.5, 1, 2))
     right.minorticks_off()
     return fig
 
@@ -268,7 +268,7 @@ def context_length(
     for share, found in synthetic.items():
         _draw_context_length(left, found, share, bits)
     left.set(xscale="log", yscale="log", xlabel="context length N", ylabel="relative output error")
-    _plain_ticks(left.set_xticks, tuple(synthetic[0.0]))
+    plotting.plain_ticks(left.set_xticks, tuple(synthetic[0.0]))
     left.set_title("Synthetic")
     centres = np.sqrt(np.array(edges[:-1]) * (np.array(edges[1:]) - 1))
     for (name, errors), shift in zip(by_position.items(), (0.96, 1.04), strict=True):
@@ -281,7 +281,7 @@ def context_length(
             label=MODELS[name].label,
         )
     right.set(xscale="log", xlabel="position of the query", title="Captured")
-    _plain_ticks(right.set_xticks, (10, 20, 50, 100, 200))
+    plotting.plain_ticks(right.set_xticks, (10, 20, 50, 100, 200))
     for ax in (left, right):
         ax.minorticks_off()
         ax.legend(loc="lower left", fontsize=10)
@@ -305,9 +305,3 @@ def _draw_context_length(
         )
     line = [ch08.context_length_law(x, share, bits=bits) for x in found.values()]
     plotting.theory_line(ax, lengths, line, label=None)
-
-
-def _plain_ticks(set_ticks: Callable[..., Any], places: Iterable[float]) -> None:
-    """Ticks written as plain numbers, also on a logarithmic axis."""
-    ticks = list(places)
-    set_ticks(ticks, [f"{tick:g}" for tick in ticks])

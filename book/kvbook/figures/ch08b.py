@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -124,8 +124,8 @@ def gain(
     plotting.theory_line(right, ends, ends, label="as predicted")
     right.axhline(1, color=plotting.MUTED, linewidth=1)
     right.set(xscale="log", yscale="log", xlabel="predicted", title="Real heads, n = 4")
-    _plain_ticks(right.set_xticks, (1, 1.5, 2, 3))
-    _plain_ticks(right.set_yticks, (1, 1.5, 2, 3, 5, 8))
+    plotting.plain_ticks(right.set_xticks, (1, 1.5, 2, 3))
+    plotting.plain_ticks(right.set_yticks, (1, 1.5, 2, 3, 5, 8))
     right.minorticks_off()
     right.legend(loc="upper left", borderpad=0, handletextpad=0.4)
     return fig
@@ -208,7 +208,7 @@ def ratios(heads: Damage) -> Any:
     for ax, title in zip(axes, ("KL of attention", "Output error"), strict=True):
         ax.axhline(1, color=ours, linewidth=2, zorder=1)
         ax.set(yscale="log", title=title, ylim=(0.8, 17), xlabel="budget n (bits a coordinate)")
-        _plain_ticks(ax.set_yticks, (1, 1.5, 2, 3, 5, 8))
+        plotting.plain_ticks(ax.set_yticks, (1, 1.5, 2, 3, 5, 8))
         ax.minorticks_off()
     axes[0].set_ylabel("times that of C-EDEN")
     axes[0].text(0.98, 0.93, "C-EDEN", color=ours, ha="right", va="top", transform=_across(axes[0]))
@@ -362,7 +362,7 @@ def values(
     left.annotate("n = 4 (filled)", (13.6, 1.25), ha="right", fontsize=10.5)
     left.axhline(1, color=plotting.MUTED, linewidth=1)
     left.set(xscale="log", xlabel="coherence g", title="Scale: norm over unbiased")
-    _plain_ticks(left.set_xticks, (1, 2, 4, 8))
+    plotting.plain_ticks(left.set_xticks, (1, 2, 4, 8))
     left.minorticks_off()
     left.legend(loc="upper left", fontsize=10, borderpad=0, handletextpad=0.4)
     left.set(ylabel="ratio of output errors", ylim=(0.78, 1.62))
@@ -372,7 +372,7 @@ def values(
     right.set(xscale="log", yscale="log", title="Mean: kept over removed, n = 4")
     right.set(xlabel="attended energy, kept over removed")
     for set_ticks in (right.set_xticks, right.set_yticks):
-        _plain_ticks(set_ticks, (0.4, 0.6, 0.8, 1, 1.25))
+        plotting.plain_ticks(set_ticks, (0.4, 0.6, 0.8, 1, 1.25))
     right.minorticks_off()
     return fig
 
@@ -437,8 +437,3 @@ def small_table(small: Mapping[tuple[int, int], Damage], one_bit: Damage) -> Any
         f"{x.replace('orthogonal', 'orth.')}: {w}" for w in ("KL", "output") for x in (KQV, QKQV)
     ]
     return table(["data", "n", *heading], rows, "Error over that of C-EDEN")
-
-
-def _plain_ticks(set_ticks: Callable[..., Any], places: Sequence[float]) -> None:
-    """Ticks written as plain numbers, also on a logarithmic axis."""
-    set_ticks(list(places), [f"{place:g}" for place in places])
