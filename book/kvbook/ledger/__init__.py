@@ -1,31 +1,24 @@
-"""The ledger: what is claimed, what was predicted, what was measured, and the verdict by rule.
+"""The ledger: what is claimed, what was predicted, what was measured, and the verdicts by rule.
 
 A chapter states its predictions before it measures::
 
-    predictions = ledger.Predictions("T03", [ledger.Prediction("D(2) at d=128", rule, falsifier)])
-    predictions                      # shown on the page
+    predictions = ledger.Predictions("C05", [
+        ledger.Prediction("Gaussian, rho = 0", rule, falsifier, part="number", reading="..."),
+        ...
+    ])
+    predictions                      # shown on the page, folded
     ...                              # the experiment
-    predictions.verdict({"D(2) at d=128": interval})   # shown, and read back by the ledger
+    predictions.verdict({"Gaussian, rho = 0": interval, ...}, what_is_true="...")
 
 The verdict cell's output carries a machine-readable record. :func:`read_ledger` collects those
 from executed notebooks and from nowhere else, so a verdict cannot be typed.
 """
 
 from kvbook.ledger.claims import CLAIMS, Claim
+from kvbook.ledger.predictions import Prediction, Predictions
 from kvbook.ledger.read import read_document, read_ledger, verdict_records
-from kvbook.ledger.rules import (
-    MIME_TYPE,
-    Above,
-    Below,
-    Check,
-    Estimate,
-    Prediction,
-    Predictions,
-    Rule,
-    Verdict,
-    Within,
-    overall,
-)
+from kvbook.ledger.rules import Above, Below, Estimate, Rule, Within, tie
+from kvbook.ledger.verdicts import MIME_TYPE, Check, Verdict
 
 __all__ = [
     "CLAIMS",
@@ -40,8 +33,8 @@ __all__ = [
     "Rule",
     "Verdict",
     "Within",
-    "overall",
     "read_document",
     "read_ledger",
+    "tie",
     "verdict_records",
 ]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kvbook.ledger.claims import CLAIMS, Claim
-from kvbook.ledger.rules import MIME_TYPE
+from kvbook.ledger.verdicts import MIME_TYPE
 from kvbook.ledger.stability import read_stability, with_stability
-from kvbook.ledger.words import NOT_YET_TESTED
+from kvbook.ledger.words import NOT_YET_TESTED, NUMBER, STATEMENT
 
 
 def read_ledger(notebooks: Path | str, stability: Path | str | None = None) -> list[dict[str, Any]]:
@@ -27,13 +27,18 @@ def read_ledger(notebooks: Path | str, stability: Path | str | None = None) -> l
     Returns
     -------
     list of dict
-        Keys id, kind, chapter, statement, place, published, verdict, prediction, falsifier, rule,
-        measured, low, high, anchor, note, checks, notebook (folder and file name), stability.
-        Claims that no notebook judges say NOT YET TESTED, with the book's expectation as
-        prediction and None for numbers. Where other seeds were tried, stability has the keys
-        seeds, verdicts (one for each), moved (the checks that flip), fingerprint, page (the
-        notebook's own verdict), stale (measured on an earlier version: shown, but it decides
-        nothing) and summary (in words); otherwise it is None.
+        Of the claim: keys id, kind, chapter, statement, place, published. Of its verdicts, as
+        :meth:`kvbook.ledger.Verdict.record` gives them: verdict (of the statement),
+        number_verdict (None without one), what_is_true, held and total (of the claim's own
+        checks), ours_held, ours_total, exceptions, readings_tried, readings_holding, missing,
+        pilots, the main check (prediction, falsifier, rule, measured, low, high),
+        example_that_holds, example_that_fails, anchor, note, checks. Further notebook (folder
+        and file name) and stability. Claims that no notebook judges say NOT YET TESTED, with the
+        book's expectation as prediction and None for numbers. Where other seeds were tried,
+        stability has the keys seeds, verdicts and number_verdicts (one for each), moved (the
+        checks that flip), fingerprint, page and number_page (the notebook's own verdicts), stale
+        (measured on an earlier version: shown, but it decides nothing), summary and
+        number_summary (in words); otherwise it is None.
 
     Raises
     ------
@@ -95,18 +100,23 @@ def _row(claim: Claim, record: dict[str, Any] | None) -> dict[str, Any]:
         "place": claim.place,
         "published": claim.published,
     }
-    untested: dict[str, Any] = {
+    return row | (_untested(claim) if record is None else record)
+
+
+def _untested(claim: Claim) -> dict[str, Any]:
+    """What a row says of a claim that no notebook judges."""
+    nothing: dict[str, list[str]] = {STATEMENT: [], NUMBER: []}
+    numbers = ("held", "total", "ours_held", "ours_total")
+    texts = ("what_is_true", "falsifier", "missing", "pilots", "note")
+    absent = ("number_verdict", "rule", "measured", "low", "high", "anchor", "notebook")
+    examples = ("example_that_holds", "example_that_fails", "stability")
+    lists = ("exceptions", "readings_tried", "readings_holding")
+    return {
         "verdict": NOT_YET_TESTED,
         "prediction": claim.expectation,
-        "falsifier": "",
-        "rule": None,
-        "measured": None,
-        "low": None,
-        "high": None,
-        "anchor": None,
-        "note": "",
         "checks": [],
-        "notebook": None,
-        "stability": None,
+        **dict.fromkeys(numbers, 0),
+        **dict.fromkeys(texts, ""),
+        **dict.fromkeys((*absent, *examples), None),
+        **{name: dict(nothing) for name in lists},
     }
-    return row | (untested if record is None else record)

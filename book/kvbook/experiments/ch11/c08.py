@@ -13,8 +13,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from kvbook import ledger
-from kvbook.experiments.ch07b.baselines import Books, BooksByBits
-from kvbook.experiments.ch07b.errors import (
+from kvbook.experiments.ch11.baselines import Books, BooksByBits
+from kvbook.experiments.ch11.errors import (
     ANGLE,
     SQUARED,
     Floats,
@@ -24,7 +24,7 @@ from kvbook.experiments.ch07b.errors import (
     random_draws,
     six_norm,
 )
-from kvbook.experiments.ch07b.readings import Search
+from kvbook.experiments.ch11.readings import Search
 from kvlib import laws, stats
 from kvlib.data import synthetic
 from kvlib.measure import attention

@@ -8,12 +8,12 @@ from itertools import product
 
 import numpy as np
 
-from kvbook.experiments.ch07b.baselines import DAMAGED_DIM, Books, damaged_codebooks
-from kvbook.experiments.ch07b.c08 import ReadingC08
-from kvbook.experiments.ch07b.c14 import ReadingC14
-from kvbook.experiments.ch07b.c15 import KqvReading, ReadingC15, kqv_alone
-from kvbook.experiments.ch07b.errors import BUDGETS, Floats
-from kvbook.experiments.ch07b.readings import Search
+from kvbook.experiments.ch11.baselines import DAMAGED_DIM, Books, damaged_codebooks
+from kvbook.experiments.ch11.c08 import ReadingC08
+from kvbook.experiments.ch11.c14 import ReadingC14
+from kvbook.experiments.ch11.c15 import KqvReading, ReadingC15, kqv_alone
+from kvbook.experiments.ch11.errors import BUDGETS, Floats
+from kvbook.experiments.ch11.readings import Search
 from kvlib import laws
 
 PIPELINES = tuple(

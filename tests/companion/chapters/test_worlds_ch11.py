@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import worlds
-from kvbook.experiments import ch07b
-from kvbook.experiments.ch07b.baselines import RAW_METHODS, on_raw_keys
-from kvbook.experiments.ch07b.errors import errors, jackknife_interval, rank_correlation
-from kvbook.experiments.ch07b.planes import FAT, RANK_32
-from kvbook.experiments.ch07b.summary import outcome
+from kvbook.experiments import ch11
+from kvbook.experiments.ch11.baselines import RAW_METHODS, on_raw_keys
+from kvbook.experiments.ch11.errors import errors, jackknife_interval, rank_correlation
+from kvbook.experiments.ch11.planes import FAT, RANK_32
+from kvbook.experiments.ch11.summary import outcome
 from scipy.stats import norm
 from worlds import about
 
@@ -18,7 +18,7 @@ from kvlib.data import synthetic
 from kvlib.measure import metrics
 from kvlib.quantize import RotatedQuantizer, codebooks
 
-SCHEMES = ("KV", "KQV", *(f"QKQV, {name}" for name in ch07b.SKETCHES))
+SCHEMES = ("KV", "KQV", *(f"QKQV, {name}" for name in ch11.SKETCHES))
 ARMS = ("KV", "KQV", "KQV, Gaussian")
 KV, KQV = 0, 1
 
@@ -37,8 +37,8 @@ def published_ratio(holds):
         part[KV] *= 2.0**sign
         part[2:] *= 2.0**sign
     parts[1][2:] = parts[1][KQV]  # QKQV stores its values as KQV does
-    measured = ch07b.SchemeErrors(SCHEMES, tuple(ch07b.FAMILIES), kl, *parts)
-    return ch07b.judge_c08(ch07b.predict_c08(), measured)
+    measured = ch11.SchemeErrors(SCHEMES, tuple(ch11.FAMILIES), kl, *parts)
+    return ch11.judge_c08(ch11.predict_c08(), measured)
 
 
 def one_curve(holds):
@@ -56,8 +56,8 @@ def one_curve(holds):
     outputs = (kls if holds else 1 / kls) * rng.uniform(0.99, 1.01, kls.shape)
     tops = (4.0 if holds else 10.0) * rng.uniform(0.95, 1.05, (3, 4, 72))
     clouds = ("KQV", "QKQV", "KV")
-    bridge = ch07b.Bridge(clouds, angles, kls, outputs, tops, np.full(72, 0.9))
-    return ch07b.judge_c13(ch07b.predict_c13(), bridge)
+    bridge = ch11.Bridge(clouds, angles, kls, outputs, tops, np.full(72, 0.9))
+    return ch11.judge_c13(ch11.predict_c13(), bridge)
 
 
 def made_planes(draws=24):
@@ -65,7 +65,7 @@ def made_planes(draws=24):
     rng = np.random.default_rng(12)
     quantities = 0.1 * rng.uniform(0.999, 1.001, (5, 3, 13, 2, draws))
     caches = quantities[:, :, :12].reshape(5, 3, 3, 4, 2, draws)
-    return ch07b.Planes(ARMS, (RANK_32, FAT), caches, quantities[:, :, 12])
+    return ch11.Planes(ARMS, (RANK_32, FAT), caches, quantities[:, :, 12])
 
 
 def fat_tailed_directions(holds):
@@ -86,7 +86,7 @@ def fat_tailed_directions(holds):
         kv[2], kqv[2] = kqv[2].copy(), kv[2] * 4
         kv[2, 1:3] = 0.303
         kqv[2, 1:3] *= 2
-    return ch07b.judge_c15(ch07b.predict_c15(), planes, np.array([holds]))
+    return ch11.judge_c15(ch11.predict_c15(), planes, np.array([holds]))
 
 
 def towards_the_line(holds):
@@ -99,7 +99,7 @@ def towards_the_line(holds):
         jitter = values[i, :, 0] / 0.1
         values[i, :, 0] = 4.0**-n
         values[i, :, 2] = line + size * jitter
-    return ch07b.judge_c16(ch07b.predict_c16(), planes)
+    return ch11.judge_c16(ch11.predict_c16(), planes)
 
 
 def published_row(holds):
@@ -114,7 +114,7 @@ def published_row(holds):
         for arm, size in ((KV, 10 + shift / 10 + z[0] / 10), (KQV, 10 + z[1] / 10)):
             planes.errors[i, arm, :, :, 0] = 1e-6
             planes.errors[i, arm, 0, 0, 0] = size**2
-    return ch07b.judge_c14(ch07b.predict_c14(), planes, np.array([holds]))
+    return ch11.judge_c14(ch11.predict_c14(), planes, np.array([holds]))
 
 
 def fat_tails(holds):
@@ -125,8 +125,8 @@ def fat_tails(holds):
     kl[:, 0] *= 0.2 if holds else 5.0
     planes = made_planes()
     planes.kl[:, KQV, 1], planes.kl[:, KV, 1] = kl[:, 0], kl[:, 1]
-    tails = ch07b.FatTails(("one round", "two rounds", "three rounds", "Haar"), subjects)
-    return ch07b.judge_c17(ch07b.predict_c17(), tails, planes)
+    tails = ch11.FatTails(("one round", "two rounds", "three rounds", "Haar"), subjects)
+    return ch11.judge_c17(ch11.predict_c17(), tails, planes)
 
 
 WORLDS = {
@@ -148,7 +148,7 @@ def search(values, published, *, relative=True, tolerance=0.1):
     """A search with readings named by their number."""
     values, published = np.array(values, dtype=float), np.array(published, dtype=float)
     labels = [(i,) for i in range(len(values))]
-    return ch07b.Search(labels, values, published, np.full(published.shape, tolerance), relative)
+    return ch11.Search(labels, values, published, np.full(published.shape, tolerance), relative)
 
 
 def test_a_reading_matches_all_numbers_or_none():
@@ -174,15 +174,15 @@ def test_marginal_counts_a_distinct_reading_once():
 def test_chance_is_one_for_one_number_and_small_for_many_independent_ones():
     rng = np.random.default_rng(3)
     values, stream = rng.uniform(1, 2, (200, 6)), np.random.SeedSequence(4)
-    alone = ch07b.chance_of_match(values[:, :1], 0.01, relative=True, stream=stream, count=50)
-    together = ch07b.chance_of_match(values, 0.01, relative=True, stream=stream, count=50)
+    alone = ch11.chance_of_match(values[:, :1], 0.01, relative=True, stream=stream, count=50)
+    together = ch11.chance_of_match(values, 0.01, relative=True, stream=stream, count=50)
     assert alone == 1
     assert together < 0.1
 
 
 def test_distinct_takes_the_first_of_each_kind():
     labels = [("a", 1), ("a", 2), ("b", 1), ("c", 1)]
-    assert ch07b.distinct([1, 0, 3, 2], labels, lambda x: x[0], count=2) == [1, 3]
+    assert ch11.distinct([1, 0, 3, 2], labels, lambda x: x[0], count=2) == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -217,23 +217,23 @@ def test_scalar_baselines_have_no_more_levels_than_bits_allow(method):
 
 
 def test_a_damaged_codebook_has_the_pattern_it_was_searched_for():
-    books = ch07b.damaged_codebooks(256, np.random.default_rng(7))
+    books = ch11.damaged_codebooks(256, np.random.default_rng(7))
     distortions = {n: book.distortion for n, book in books.items()}
-    assert ch07b.crossover_law(distortions, "hadamard", "mmse", 256) == (2, 3, 5)
+    assert ch11.crossover_law(distortions, "hadamard", "mmse", 256) == (2, 3, 5)
     intact = {n: codebooks.lloyd_max(256, n).distortion for n in books}
-    assert ch07b.crossover_law(intact, "hadamard", "mmse", 256) == ()
+    assert ch11.crossover_law(intact, "hadamard", "mmse", 256) == ()
 
 
 def test_every_reduction_to_one_number_grows_with_the_error():
     points = np.random.default_rng(8).uniform(1, 2, (6, 40))
     points[:, 20:] += 2
-    for numbers in ch07b.one_number(points).values():
-        assert ch07b.sign_rank(numbers, 20) > 0.9
+    for numbers in ch11.one_number(points).values():
+        assert ch11.sign_rank(numbers, 20) > 0.9
 
 
 def test_sign_rank_is_the_rank_biserial_correlation():
     x, y = np.random.default_rng(9).standard_normal((2, 12))
-    r = ch07b.sign_rank(np.concatenate([x, y]), 12)
+    r = ch11.sign_rank(np.concatenate([x, y]), 12)
     assert r == pytest.approx(stats.rank_biserial(y, x).r)
 
 
@@ -251,7 +251,7 @@ def test_rank_correlation_holds_its_estimate():
 
 
 def test_72_samples_give_the_published_p():
-    low, high = ch07b.sample_sizes(-0.983, 1e-24, 1e-23, 2)
+    low, high = ch11.sample_sizes(-0.983, 1e-24, 1e-23, 2)
     assert low <= 72 <= high
 
 
@@ -259,22 +259,22 @@ def test_72_samples_give_the_published_p():
 def test_a_one_hot_key_has_the_derived_error(bits):
     keys, coder = np.eye(128)[:3], RotatedQuantizer(bits, side_dtype="float32")
     found = metrics.relative_mse(keys, coder.encode(keys, seed=1).decode())
-    np.testing.assert_allclose(found, ch07b.one_hot_error_law(bits), rtol=1e-6)
+    np.testing.assert_allclose(found, ch11.one_hot_error_law(bits), rtol=1e-6)
 
 
 def test_the_search_of_c15_runs_through_the_full_product():
-    books = {32: ch07b.candidate_codebooks(32, np.random.SeedSequence(1))}
-    found = ch07b.search_c15(books, np.random.SeedSequence(2), draws=2, numbers_a_draw=512)
+    books = {32: ch11.candidate_codebooks(32, np.random.SeedSequence(1))}
+    found = ch11.search_c15(books, np.random.SeedSequence(2), draws=2, numbers_a_draw=512)
     families, baselines, rotated, readings = 2, 16, 3 * 6, 9 * 3
     assert len(found) == families * baselines * rotated * readings == len(set(found.labels))
-    assert len(ch07b.kqv_alone(found)) == families * rotated * readings
-    assert len(ch07b.kv_alone(found)) == families * baselines * readings
+    assert len(ch11.kqv_alone(found)) == families * rotated * readings
+    assert len(ch11.kv_alone(found)) == families * baselines * readings
 
 
 def test_planes_keep_schemes_and_families_apart():
     schemes = {name: lambda n, name=name: named(name, n, side_dtype="float32") for name in ARMS[:2]}
     sizes = {"draws": 3, "tokens": 16, "queries": 4, "dim": 64}
-    planes = ch07b.measure_planes(schemes, ch07b.PLANE_FAMILIES, np.random.SeedSequence(3), **sizes)
+    planes = ch11.measure_planes(schemes, ch11.PLANE_FAMILIES, np.random.SeedSequence(3), **sizes)
     assert planes.errors.shape == (5, 2, 3, 4, 2, 3)
     keys = planes.of_cache(RANK_32, "KQV", 5, "K")[0]
     np.testing.assert_allclose(keys, codebooks.lloyd_max(64, 5).distortion, rtol=0.2)
@@ -284,16 +284,16 @@ def test_planes_keep_schemes_and_families_apart():
 def test_a_lloyd_max_code_lies_on_its_line():
     book = codebooks.lloyd_max(128, 3)
     angle = laws.direction_error_of(book.distortion, "angle")
-    assert ch07b.lloyd_max_line(metrics.shannon_rate(book.distortion)) == pytest.approx(angle)
+    assert ch11.lloyd_max_line(metrics.shannon_rate(book.distortion)) == pytest.approx(angle)
 
 
 def test_ratio_law_is_near_a_small_experiment():
     schemes = {name: named(name, 4, sketch="gaussian") for name in ("KQV", "QKQV")}
     schemes = {"KQV": schemes["KQV"], "QKQV, Gaussian": schemes["QKQV"]}
-    families = dict.fromkeys(ch07b.LIGHT_TAILS, synthetic.GAUSSIAN)
+    families = dict.fromkeys(ch11.LIGHT_TAILS, synthetic.GAUSSIAN)
     sizes = {"draws": 4, "tokens": 64, "queries": 16, "dim": 128}
     stream = np.random.SeedSequence(11)
-    measured = ch07b.measure_scheme_errors(schemes, families, stream, **sizes)
+    measured = ch11.measure_scheme_errors(schemes, families, stream, **sizes)
     assert measured.keys.shape == (2, 4, 4, 4)
-    law = ch07b.kl_ratio_law(128)["gaussian"]
+    law = ch11.kl_ratio_law(128)["gaussian"]
     assert measured.kl_ratio("Gaussian").estimate == pytest.approx(law, rel=0.1)

@@ -1,7 +1,7 @@
 """Figures and tables of chapter 7b: each is given what the experiment returned."""
 
-from kvbook.figures.ch07b import tables
-from kvbook.figures.ch07b.plots import (
+from kvbook.figures.ch11 import tables
+from kvbook.figures.ch11.plots import (
     bridge,
     fat_tails,
     readings_of_c08,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from kvbook import ledger
-from kvbook.experiments.ch07b.baselines import BITS
-from kvbook.experiments.ch07b.errors import BUDGETS, Floats, highest_reaching, random_draws
-from kvbook.experiments.ch07b.planes import FAT, Planes
+from kvbook.experiments.ch11.baselines import BITS
+from kvbook.experiments.ch11.errors import BUDGETS, Floats, highest_reaching, random_draws
+from kvbook.experiments.ch11.planes import FAT, Planes
 from kvlib import stats
 from kvlib.data import synthetic
 from kvlib.measure import metrics

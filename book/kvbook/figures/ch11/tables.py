@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvbook.experiments.ch07b import (
+from kvbook.experiments.ch11 import (
     BITS,
     BUDGETS,
     JUDGED_VALUES,
@@ -30,9 +30,9 @@ from kvbook.experiments.ch07b import (
     distance_to_line,
     over_the_law,
 )
-from kvbook.experiments.ch07b.baselines import Books
-from kvbook.experiments.ch07b.c08 import SKETCH_SCALES
-from kvbook.experiments.ch07b.planes import FAT
+from kvbook.experiments.ch11.baselines import Books
+from kvbook.experiments.ch11.c08 import SKETCH_SCALES
+from kvbook.experiments.ch11.planes import FAT
 from kvbook.page import shown, table
 
 BY_BITS = [f"n={n}" for n in BITS]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvbook import ledger
-from kvbook.experiments.ch07b.baselines import Quantize
-from kvbook.experiments.ch07b.errors import (
+from kvbook.experiments.ch11.baselines import Quantize
+from kvbook.experiments.ch11.errors import (
     ANGLE,
     BUDGETS,
     SQUARED,
@@ -19,7 +19,7 @@ from kvbook.experiments.ch07b.errors import (
     highest_reaching,
     jackknife_interval,
 )
-from kvbook.experiments.ch07b.planes import FAT, Planes
+from kvbook.experiments.ch11.planes import FAT, Planes
 from kvlib import stats
 from kvlib.measure import metrics
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvbook import ledger
-from kvbook.experiments.ch07b.errors import (
+from kvbook.experiments.ch11.errors import (
     ANGLE,
     BUDGETS,
     SQUARED,

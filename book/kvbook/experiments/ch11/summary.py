@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from kvbook.experiments.ch07b import c15
-from kvbook.experiments.ch07b.c08 import (
+from kvbook.experiments.ch11 import c15
+from kvbook.experiments.ch11.c08 import (
     PUBLISHED_R,
     PUBLISHED_RATIO,
     ReadingC08,
     SchemeErrors,
     sample_sizes,
 )
-from kvbook.experiments.ch07b.c13 import LOGIT_SCALES, Bridge
-from kvbook.experiments.ch07b.c14 import ReadingC14
-from kvbook.experiments.ch07b.c15 import EnergyReading, ReadingC15
-from kvbook.experiments.ch07b.planes import Planes
-from kvbook.experiments.ch07b.readings import Search
+from kvbook.experiments.ch11.c13 import LOGIT_SCALES, Bridge
+from kvbook.experiments.ch11.c14 import ReadingC14
+from kvbook.experiments.ch11.c15 import EnergyReading, ReadingC15
+from kvbook.experiments.ch11.planes import Planes
+from kvbook.experiments.ch11.readings import Search
 from kvlib.stats import Interval
 
 NEAREST_SKETCH = "Gaussian, least squares"

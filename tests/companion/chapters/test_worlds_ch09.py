@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import worlds
-from kvbook.experiments import ch08b
-from kvbook.experiments.ch08b import OURS, PAPERS, Damage
+from kvbook.experiments import ch09
+from kvbook.experiments.ch09 import OURS, PAPERS, Damage
 from worlds import about
 
 from kvlib import named
@@ -36,7 +36,7 @@ def doctored_family(name, holds):
     values *= about(1.0, 40)[:, None, None, None, None]
     values[:, :, :, [scheme != OURS for scheme in schemes]] *= off * GUESSES[name, 4]
     if name == "Gaussian":
-        first = ch08b.output_gain_law(2, 128)
+        first = ch09.output_gain_law(2, 128)
         values[:, 0, 1, schemes.index("KV")] = off * first * about(1.0, 40)[::-1, None]
         values[:, 0, 1, schemes.index(OURS)] = 1.0
     return Damage(values, BUDGETS, schemes, scales)
@@ -51,8 +51,8 @@ def improved_scheme(holds):
         for name, scales in SCALES.items()
         for n in BUDGETS
     }
-    return ch08b.judge_t19(
-        ch08b.predict_t19(GUESSES, 128),
+    return ch09.judge_t19(
+        ch09.predict_t19(GUESSES, 128),
         heads=doctored_heads(holds),
         quiet_over_foretold=about(1.0 if holds else 2.0, 32),
         families={name: doctored_family(name, holds) for name in SCALES},
@@ -70,13 +70,13 @@ def heads():
     rng = np.random.default_rng(8)
     q, k, v = rng.standard_normal((3, 2, 2, 64, 16), dtype=np.float32)
     cache = KVCache(q, k + 1, v + 1, causal=True, name="tiny", layers=(0, 1), heads=(0, 1))
-    return ch08b.real_heads({"tiny": cache}, rows=8)
+    return ch09.real_heads({"tiny": cache}, rows=8)
 
 
 def test_damage_is_that_of_the_stored_cache(heads):
     head, schemes = heads.heads[0], [named("KV", 3), named("KQV", 3)]
     q, k, v = head.q[0], head.k[0], head.v[0]
-    found = ch08b.damage_of_rows(q, k, v, schemes, 5, causal=True)
+    found = ch09.damage_of_rows(q, k, v, schemes, 5, causal=True)
     assert found.shape == (2, 2, 8)
     for i, scheme in enumerate(schemes):
         k_hat, v_hat = scheme.encode(k, v, seed=5).decode()
@@ -88,7 +88,7 @@ def test_damage_is_that_of_the_stored_cache(heads):
 
 def test_queries_are_averaged_scale_by_scale():
     seeds = np.random.SeedSequence(1).spawn(2)
-    cases = ch08b.draw_cases(synthetic.GAUSSIAN, seeds=seeds, scales=(1, 3), dim=8, queries=4)
+    cases = ch09.draw_cases(synthetic.GAUSSIAN, seeds=seeds, scales=(1, 3), dim=8, queries=4)
     q = cases.cases[0].q
     np.testing.assert_allclose(q[4:], 3 * q[:4])
     norms = cases.by_scale(np.linalg.norm(q, axis=-1))
@@ -97,42 +97,42 @@ def test_queries_are_averaged_scale_by_scale():
 
 def test_a_kl_is_foretold_that_comes_true():
     seeds = np.random.SeedSequence(2).spawn(6)
-    cases = ch08b.draw_cases(synthetic.common_mean(0.5), seeds=seeds, dim=128)
+    cases = ch09.draw_cases(synthetic.common_mean(0.5), seeds=seeds, dim=128)
     makers = {name: partial(named, name) for name in ("WHT", "C-EDEN")}
-    foretold = ch08b.foretell_cases(cases, [make(4).key for make in makers.values()])
-    measured = ch08b.measure_cases(cases, makers, (4,))
+    foretold = ch09.foretell_cases(cases, [make(4).key for make in makers.values()])
+    measured = ch09.measure_cases(cases, makers, (4,))
     for kl, name in zip(foretold, makers, strict=True):
         assert measured.of(name, 4).mean() == pytest.approx(kl.mean(), rel=0.1)
 
 
 def test_the_scale_breaks_even_where_its_gain_is_one():
-    beta = np.sqrt(ch08b.break_even_law(2, 128))
-    assert ch08b.isotropic_gain_law(2, 128, beta) == pytest.approx(1)
-    assert ch08b.isotropic_gain_law(2, 128, 0.9 * beta) < 1
+    beta = np.sqrt(ch09.break_even_law(2, 128))
+    assert ch09.isotropic_gain_law(2, 128, beta) == pytest.approx(1)
+    assert ch09.isotropic_gain_law(2, 128, 0.9 * beta) < 1
 
 
 def test_second_order_meets_first_order_at_small_errors():
-    second = ch08b.second_order_output_gain_law(8, 1024, 1.0)
-    assert second == pytest.approx(ch08b.output_gain_law(8, 1024), rel=10 / 1024)  # up to O(1/d)
+    second = ch09.second_order_output_gain_law(8, 1024, 1.0)
+    assert second == pytest.approx(ch09.output_gain_law(8, 1024), rel=10 / 1024)  # up to O(1/d)
 
 
 def test_the_unbiased_scale_has_the_derived_squared_error():
     quantizer = RotatedQuantizer(4, scale="unbiased", side_dtype="float32")
-    found = ch08b.measure_squared_error(quantizer, 128, np.random.SeedSequence(3))
-    law = ch08b.key_error_law(4, 128, unbiased=True).across
+    found = ch09.measure_squared_error(quantizer, 128, np.random.SeedSequence(3))
+    law = ch09.key_error_law(4, 128, unbiased=True).across
     assert found.estimate == pytest.approx(law, rel=0.01)
     assert found.estimate < codebooks.lloyd_max(128, 4).distortion
 
 
 def test_a_prefix_of_all_tokens_is_the_mean(heads):
-    seeds = ch08b.seeds_by_head(heads, 2, np.random.SeedSequence(4)) // 4
-    prefix = ch08b.measure_prefix_mean(heads, named("EDEN", 3), 64, seeds)
-    whole = ch08b.measure_heads(heads, {OURS: partial(named, OURS)}, (3,), seeds)
+    seeds = ch09.seeds_by_head(heads, 2, np.random.SeedSequence(4)) // 4
+    prefix = ch09.measure_prefix_mean(heads, named("EDEN", 3), 64, seeds)
+    whole = ch09.measure_heads(heads, {OURS: partial(named, OURS)}, (3,), seeds)
     for i, what in enumerate(("kl", "output")):
         np.testing.assert_allclose(prefix[:, i], whole.of(OURS, 3, what), rtol=0.01)
 
 
 def test_values_without_a_mean_have_nothing_to_remove(heads):
-    facts = ch08b.value_facts(heads)
+    facts = ch09.value_facts(heads)
     assert facts.coherence.shape == facts.attended.shape == (4,)
     assert (facts.attended < 1).all()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kvbook.experiments.ch07b.errors import (
+from kvbook.experiments.ch11.errors import (
     BUDGETS,
     Floats,
     coordinates,

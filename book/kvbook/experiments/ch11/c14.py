@@ -11,8 +11,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from kvbook import ledger
-from kvbook.experiments.ch07b.baselines import Books, decoded, scalar_baselines
-from kvbook.experiments.ch07b.errors import (
+from kvbook.experiments.ch11.baselines import Books, decoded, scalar_baselines
+from kvbook.experiments.ch11.errors import (
     BUDGETS,
     DIRECTIONS,
     SIZES,
@@ -21,8 +21,8 @@ from kvbook.experiments.ch07b.errors import (
     coordinates,
     draw_caches,
 )
-from kvbook.experiments.ch07b.planes import RANK_32, Planes
-from kvbook.experiments.ch07b.readings import Search
+from kvbook.experiments.ch11.planes import RANK_32, Planes
+from kvbook.experiments.ch11.readings import Search
 from kvlib import stats
 from kvlib.data import synthetic
 from kvlib.quantize import RotatedQuantizer

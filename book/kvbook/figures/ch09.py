@@ -12,8 +12,8 @@ import seaborn as sns
 from numpy.typing import NDArray
 
 from kvbook import plotting
-from kvbook.experiments import ch08b
-from kvbook.experiments.ch08b import PAPERS, Damage, RealHeads, ValueFacts
+from kvbook.experiments import ch09
+from kvbook.experiments.ch09 import PAPERS, Damage, RealHeads, ValueFacts
 from kvbook.models import MODELS
 from kvbook.page import shown, table
 from kvlib.quantize import codebooks
@@ -52,7 +52,7 @@ def cost_table() -> Any:
         [
             [
                 f"{dim}, {tokens}",
-                *(f"{ch08b.stored_bits(name, 4, dim, tokens):.4f}" for name in names),
+                *(f"{ch09.stored_bits(name, 4, dim, tokens):.4f}" for name in names),
             ]
             for dim, tokens in shapes
         ],
@@ -64,9 +64,9 @@ def isotropic_gain_table(dim: int) -> Any:
     """The derived gain on isotropic keys, and the logit spread from which it is one."""
 
     def row(n: int) -> list[str]:
-        error, beta2 = ch08b.key_error_law(n, dim, unbiased=False), ch08b.break_even_law(n, dim)
+        error, beta2 = ch09.key_error_law(n, dim, unbiased=False), ch09.break_even_law(n, dim)
         D = 1 - error.gain
-        gains = [ch08b.isotropic_gain_law(n, dim, beta) for beta in (0, 1, 2)]
+        gains = [ch09.isotropic_gain_law(n, dim, beta) for beta in (0, 1, 2)]
         pays = f"{np.sqrt(beta2):.2f}" if beta2 > 0 else "any"
         parts = [str(n), f"{D:.4f}", f"{error.variance * dim / D:.2f}"]
         return [*parts, *(f"{gain:.3f}" for gain in gains), pays]
@@ -139,7 +139,7 @@ def _draw_isotropic_gain(
     for i, (n, kl) in enumerate(foretold.items()):
         by_rows = np.exp(np.log(kl[0] / kl[1]).mean(axis=0))
         plotting.theory_line(ax, spreads, by_rows, label=None if i else "predicted, these rows")
-        endless = [ch08b.isotropic_gain_law(n, dim, beta) for beta in fine]
+        endless = [ch09.isotropic_gain_law(n, dim, beta) for beta in fine]
         label = None if i else "predicted, endless rows"
         ax.plot(fine, endless, ":", color=plotting.MUTED, linewidth=1.4, label=label)
         plotting.measured_points(
@@ -223,7 +223,7 @@ def _across(ax: Any) -> Any:
     return ax.get_yaxis_transform()
 
 
-def _draw_ratios(ax: Any, heads: Damage, what: ch08b.What) -> None:
+def _draw_ratios(ax: Any, heads: Damage, what: ch09.What) -> None:
     """Geometric means over heads with their intervals; an orthogonal QKQV has open markers."""
     frame = pd.concat(
         pd.DataFrame({"n": n, "scheme": scheme, "gain": heads.gains(scheme, n, what)})
@@ -262,8 +262,8 @@ def second_order_table(gaussian: Damage, dim: int) -> Any:
     """Output error over that of C-EDEN on isotropic data: first order, second order, measured."""
 
     def row(n: int, beta: float) -> list[str]:
-        first = f"{ch08b.output_gain_law(n, dim):.2f}" if beta == 1 else ""
-        second = f"{ch08b.second_order_output_gain_law(n, dim, beta):.2f}"
+        first = f"{ch09.output_gain_law(n, dim):.2f}" if beta == 1 else ""
+        second = f"{ch09.second_order_output_gain_law(n, dim, beta):.2f}"
         found = [shown(gaussian.gain(x, n, "output", scale=beta)) for x in ("KV", "WHT")]
         return [str(n), f"{beta:g}", first, second, *found]
 
@@ -305,7 +305,7 @@ def squared_error_table(measured: Mapping[int, tuple[Interval, Interval]], dim: 
     rows = []
     for n, (plain, unbiased) in measured.items():
         D = codebooks.lloyd_max(dim, n).distortion
-        U = ch08b.key_error_law(n, dim, unbiased=True).across
+        U = ch09.key_error_law(n, dim, unbiased=True).across
         numbers = (plain.estimate, D, unbiased.estimate, U, D / (1 - D))
         rows.append([str(n), *(f"{1e3 * x:.3f}" for x in numbers)])
     return table(
@@ -356,8 +356,8 @@ def values(
         left.plot(facts.coherence[of], scale[4][of], label=model.label, **style)
         right.plot(1 / facts.attended[of], centring[of], **style)
     g = np.geomspace(0.95, 14, 60)
-    plotting.theory_line(left, g, ch08b.value_scale_law(2, 32, g), label="theory, d = 32")
-    plotting.theory_line(left, g, ch08b.value_scale_law(4, 32, g), label=None)
+    plotting.theory_line(left, g, ch09.value_scale_law(2, 32, g), label="theory, d = 32")
+    plotting.theory_line(left, g, ch09.value_scale_law(4, 32, g), label=None)
     left.annotate("n = 2\n(open)", (11.5, 1.48), ha="center", fontsize=10.5)
     left.annotate("n = 4 (filled)", (13.6, 1.25), ha="right", fontsize=10.5)
     left.axhline(1, color=plotting.MUTED, linewidth=1)
@@ -422,7 +422,7 @@ def small_table(small: Mapping[tuple[int, int], Damage], one_bit: Damage) -> Any
     """One bit, and small dimensions, against C-EDEN."""
 
     def row(label: str, n: int, damage: Damage) -> list[str]:
-        whats: tuple[ch08b.What, ...] = ("kl", "output")
+        whats: tuple[ch09.What, ...] = ("kl", "output")
         gains = [damage.gain(scheme, n, what) for what in whats for scheme in (KQV, QKQV)]
         return [label, str(n), *(shown(i) for i in gains)]
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvbook.experiments.ch07b.errors import Floats
+from kvbook.experiments.ch11.errors import Floats
 
 Label = TypeVar("Label", bound=Hashable)
 Other = TypeVar("Other", bound=Hashable)

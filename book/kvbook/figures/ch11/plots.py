@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from kvbook import plotting
-from kvbook.experiments.ch07b import (
+from kvbook.experiments.ch11 import (
     BITS,
     BUDGETS,
     Bridge,
@@ -28,8 +28,8 @@ from kvbook.experiments.ch07b import (
     kv_alone,
     lloyd_max_line,
 )
-from kvbook.experiments.ch07b.errors import ANGLE, SQUARED
-from kvbook.experiments.ch07b.planes import FAT, RANK_32
+from kvbook.experiments.ch11.errors import ANGLE, SQUARED
+from kvbook.experiments.ch11.planes import FAT, RANK_32
 from kvlib.measure import metrics
 
 GREY = "#B5B5B5"

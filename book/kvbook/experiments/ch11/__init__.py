@@ -5,13 +5,13 @@ A reading fixes everything the captions leave open. `readings` holds what every 
 of several claims side by side.
 """
 
-from kvbook.experiments.ch07b.baselines import (
+from kvbook.experiments.ch11.baselines import (
     BITS,
     candidate_codebooks,
     damaged_codebooks,
     scalar_baselines,
 )
-from kvbook.experiments.ch07b.c08 import (
+from kvbook.experiments.ch11.c08 import (
     FAMILIES,
     LIGHT_TAILS,
     SKETCHES,
@@ -24,7 +24,7 @@ from kvbook.experiments.ch07b.c08 import (
     sample_sizes,
     search_c08,
 )
-from kvbook.experiments.ch07b.c13 import (
+from kvbook.experiments.ch11.c13 import (
     LOGIT_SCALES,
     Bridge,
     bridge_kl_law,
@@ -34,7 +34,7 @@ from kvbook.experiments.ch07b.c13 import (
     over_the_law,
     predict_c13,
 )
-from kvbook.experiments.ch07b.c14 import (
+from kvbook.experiments.ch11.c14 import (
     PUBLISHED_CORRELATIONS,
     ReadingC14,
     dips,
@@ -45,7 +45,7 @@ from kvbook.experiments.ch07b.c14 import (
     search_c14,
     sign_rank,
 )
-from kvbook.experiments.ch07b.c15 import (
+from kvbook.experiments.ch11.c15 import (
     PUBLISHED_DIRECTIONS,
     KqvReading,
     KvReading,
@@ -61,7 +61,7 @@ from kvbook.experiments.ch07b.c15 import (
     search_c15,
     search_energy,
 )
-from kvbook.experiments.ch07b.c16 import (
+from kvbook.experiments.ch11.c16 import (
     JUDGED_VALUES,
     approaching,
     distance_to_line,
@@ -69,7 +69,7 @@ from kvbook.experiments.ch07b.c16 import (
     lloyd_max_line,
     predict_c16,
 )
-from kvbook.experiments.ch07b.c17 import (
+from kvbook.experiments.ch11.c17 import (
     SUBJECTS,
     FatTails,
     judge_c17,
@@ -77,16 +77,16 @@ from kvbook.experiments.ch07b.c17 import (
     one_hot_error_law,
     predict_c17,
 )
-from kvbook.experiments.ch07b.errors import BUDGETS, Caches, draw_caches
-from kvbook.experiments.ch07b.pipelines import (
+from kvbook.experiments.ch11.errors import BUDGETS, Caches, draw_caches
+from kvbook.experiments.ch11.pipelines import (
     Pipeline,
     assemble_pipelines,
     crossover_law,
     damaged_ratios,
 )
-from kvbook.experiments.ch07b.planes import PLANE_FAMILIES, Planes, measure_planes
-from kvbook.experiments.ch07b.readings import Search, chance_of_match, distinct, matching
-from kvbook.experiments.ch07b.summary import Reproduction, Searches, collect_reproductions
+from kvbook.experiments.ch11.planes import PLANE_FAMILIES, Planes, measure_planes
+from kvbook.experiments.ch11.readings import Search, chance_of_match, distinct, matching
+from kvbook.experiments.ch11.summary import Reproduction, Searches, collect_reproductions
 
 __all__ = [
     "BITS",

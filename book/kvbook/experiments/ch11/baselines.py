@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvbook.experiments.ch07b.errors import BUDGETS, Floats
+from kvbook.experiments.ch11.errors import BUDGETS, Floats
 from kvlib.laws import sphere
 from kvlib.quantize import RotatedQuantizer, codebooks
 from kvlib.quantize.codebooks import Codebook

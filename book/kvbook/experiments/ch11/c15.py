@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvbook import ledger
-from kvbook.experiments.ch07b.baselines import Books, Quantize, decoded, scalar_baselines
-from kvbook.experiments.ch07b.c08 import SKETCH_SCALES
-from kvbook.experiments.ch07b.errors import (
+from kvbook.experiments.ch11.baselines import Books, Quantize, decoded, scalar_baselines
+from kvbook.experiments.ch11.c08 import SKETCH_SCALES
+from kvbook.experiments.ch11.errors import (
     ANGLE,
     DIRECTIONS,
     ONE_MINUS_COSINE,
@@ -23,8 +23,8 @@ from kvbook.experiments.ch07b.errors import (
     error_and_cosine,
     jackknife_interval,
 )
-from kvbook.experiments.ch07b.planes import FAT, Planes
-from kvbook.experiments.ch07b.readings import Search
+from kvbook.experiments.ch11.planes import FAT, Planes
+from kvbook.experiments.ch11.readings import Search
 from kvlib import laws, stats
 from kvlib.data import synthetic
 from kvlib.quantize import RotatedQuantizer, codebooks, rotations
