@@ -56,7 +56,7 @@ def _add_sweep(commands: Any) -> None:
     _add_axis(what, "rotations", str, ("hadamard",), "hadamard, haar or none")
     _add_axis(what, "sketches", str, ("gaussian",), "gaussian, haar or hadamard")
     _add_axis(what, "sketch-scales", str, ("unbiased",), "unbiased or mmse")
-    _add_axis(what, "scales", str, ("norm",), "stored scale of a vector, norm or unbiased")
+    _add_axis(what, "scales", str, ("norm",), "stored scale: norm, matched or unbiased")
     _add_axis(what, "metrics", str, None, "names of metrics (default: fourteen, see `formats`)")
     _add_value(what, "side-dtype", str, "float16", "storage of scales and norms, or float32")
     on = sweep.add_argument_group("on what")

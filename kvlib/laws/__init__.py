@@ -58,6 +58,7 @@ LAZY = {
     "small_noise_kl": "kvlib.laws.softmax",
     "student_t_kurtosis": "kvlib.laws.rotation",
     "sufficient_rows": "kvlib.laws.sketch",
+    "matched_distortion": "kvlib.laws.scalar",
     "unbiased_distortion": "kvlib.laws.scalar",
 }
 
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         coordinate_entropy,
         cosine_of,
         direction_error_of,
+        matched_distortion,
         one_bit_distortion,
         panter_dite,
         shannon_bound,
@@ -135,6 +137,7 @@ __all__ = [
     "kl_bound",
     "ks_of_kurtosis",
     "logit_variance",
+    "matched_distortion",
     "mmse_error",
     "one_bit_distortion",
     "orthogonal_sketch_error",

@@ -93,6 +93,16 @@ def unbiased_distortion(distortion: float) -> float:
     return D / (1 - D)
 
 
+def matched_distortion(distortion: float) -> float:
+    """Relative MSE 2 - 2 sqrt(1 - D) once the reconstruction has the length of x (T20).
+
+    The cosine sqrt(1 - D) is that of the codes (T04); D + D^2/4 + ..., between D of the plain norm
+    and D / (1 - D) of the unbiased scale.
+    """
+    D = check_distortion(distortion)
+    return 2 * D / (1 + math.sqrt(1 - D))
+
+
 def check_distortion(distortion: float, name: str = "distortion") -> float:
     """Return a relative MSE as a float in [0, 1)."""
     value = check_number(distortion, name, low=0)

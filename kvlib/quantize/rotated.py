@@ -30,7 +30,7 @@ from kvlib.quantize.kernels import dispatch
 from kvlib.quantize.rotations import Rotation
 from kvlib.quantize.sketches import SignSketch
 
-SCALES = ("norm", "unbiased")
+SCALES = ("norm", "matched", "unbiased")
 SIDE_DTYPES = ("float16", "float32")
 _CODEBOOKS = {"lloyd-max": codebooks.lloyd_max, "uniform": codebooks.uniform}
 
@@ -50,9 +50,10 @@ class RotatedQuantizer:
         Scalar quantizer, made for the coordinate law of the dimension at hand; or a ready one.
     sketch : {None, "gaussian", "haar", "hadamard"}
         Sign sketch of the residual, d signs a vector, and its scale ("unbiased" or "mmse").
-    scale : {"norm", "unbiased"}
-        Stored per-vector number s of x_hat = s R^T c: the norm |x| (TurboQuant), or
-        |x|^2 / <x, R^T c>, which makes <x, x_hat> = |x|^2 exactly (EDEN), at no extra storage.
+    scale : {"norm", "matched", "unbiased"}
+        Stored per-vector number s of x_hat = s R^T c: the norm |x| (TurboQuant); |x| / |c|, which
+        gives x_hat the length of x (the norm correction of vLLM's presets); or
+        |x|^2 / <x, R^T c>, which makes <x, x_hat> = |x|^2 exactly (EDEN). All at the same bytes.
     side_dtype : {"float16", "float32"}
         Storage of the scale, of the residual norm and of the mean.
     center : bool
@@ -97,9 +98,9 @@ class RotatedQuantizer:
                 f"sketch={self.sketch!r}, got {self.codebook.bits}"
             )
         self.rotation_for(2, seed=0)  # refuses rounds that the kind does not have
-        if self.scale == "unbiased" and self.codebook_bits == 0:
+        if self.scale != "norm" and self.codebook_bits == 0:
             raise ValueError(
-                "scale='unbiased' needs at least one codebook bit: a zero-bit code has no "
+                f"scale={self.scale!r} needs at least one codebook bit: a zero-bit code has no "
                 f"direction to rescale, got bits={self.bits} with sketch={self.sketch!r}"
             )
 
@@ -180,8 +181,7 @@ class RotatedQuantizer:
         codebook = self.codebook_for(dim)
         unit = self.rotation_for(dim, seed=seed).apply(directions)
         codes = codebook.quantize(unit)
-        if self.scale == "unbiased":
-            norms = norms / (unit * codebook.dequantize(codes, unit.dtype)).sum(axis=-1)
+        norms = norms / self._shrinkage(unit, codebook.dequantize(codes, unit.dtype))
         packed = packing.pack(codes, self.codebook_bits)
         scales = store(norms) if self.codebook_bits else None
         signs = lengths = None
@@ -193,6 +193,14 @@ class RotatedQuantizer:
             signs = packing.pack(sketch.signs(residual).astype(np.uint8), 1)
             lengths = _store(np.linalg.norm(residual, axis=-1), self.side_dtype, any_small=True)
         return RotatedEncoded(self, seed, dim, vectors.dtype.name, packed, scales, signs, lengths)
+
+    def _shrinkage(self, unit: FloatArray, levels: FloatArray) -> FloatArray:
+        """What the norm is divided by: of rotated unit vectors and the levels chosen."""
+        if self.scale == "norm":
+            return np.ones((), unit.dtype)
+        if self.scale == "matched":
+            return np.asarray(np.linalg.norm(levels, axis=-1))
+        return np.asarray((unit * levels).sum(axis=-1))
 
     def decode_codes(
         self,
@@ -212,7 +220,7 @@ class RotatedQuantizer:
         self, x: ArrayLike, seed: int, store: Callable[..., FloatArray]
     ) -> RotatedEncoded | None:
         """The same by compiled kernels, None where they do not apply (or numpy must refuse)."""
-        if not dispatch.takes(x):
+        if self.scale == "matched" or not dispatch.takes(x):  # no kernel has that scale
             return None
         array = np.asarray(x)
         dim = array.shape[-1]

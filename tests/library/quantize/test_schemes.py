@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import hadamard
 
-from kvlib import quantize
+from kvlib import laws, quantize, stats
 from kvlib.laws import sphere
 from kvlib.measure import attention
 from kvlib.quantize import RotatedQuantizer, codebooks, named, packing
@@ -397,6 +397,31 @@ def test_unbiased_scale_is_exact_per_vector(side_dtype, rotation, codebook, bits
     assert np.abs(ratio - 1).max() > rounding + 1e-12
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rotation", ["hadamard", "haar", "none"])
+def test_matched_scale_keeps_every_length(rotation, dtype):
+    x = np.random.default_rng(8).standard_normal((3, 40, 32)).astype(dtype)
+    encoded = RotatedQuantizer(3, rotation, scale="matched", side_dtype="float32").encode(x)
+    plain = RotatedQuantizer(3, rotation, side_dtype="float32").encode(x)
+    lengths = np.linalg.norm(encoded.decode(), axis=-1)
+    np.testing.assert_allclose(lengths, np.linalg.norm(x, axis=-1), rtol=1e-5)
+    assert encoded.nbytes == plain.nbytes
+    shrunk = np.linalg.norm(plain.decode(), axis=-1) / np.linalg.norm(x, axis=-1)
+    assert np.abs(shrunk - 1).max() > 0.01
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_matched_scale_costs_what_the_cosine_says(bits):
+    x = np.random.default_rng(9).standard_normal((20000, 64))
+    x_hat = RotatedQuantizer(bits, scale="matched", side_dtype="float32").encode(x).decode()
+    D = codebooks.lloyd_max(64, bits).distortion
+    error = ((x - x_hat) ** 2).sum(-1) / (x**2).sum(-1)
+    interval = stats.mean_interval(error)
+    assert interval.low < laws.matched_distortion(D) * (1 + 2e-3)
+    assert interval.high > laws.matched_distortion(D) * (1 - 2e-3)
+    assert not interval.low < laws.unbiased_distortion(D) < interval.high
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_unbiased_scale_costs_distortion_over_one_minus_distortion(bits):
     # T04, D/(1-D), is the limit of large d. For every vector the error is 1/cos^2 - 1, and Jensen
@@ -579,7 +604,7 @@ def test_bad_seeds_are_refused(seed, error):
             ValueError,
             "codebook must be one of 'lloyd-max', 'uniform', got 'max'",
         ),
-        ({"scale": "eden"}, ValueError, "scale must be one of 'norm', 'unbiased', got 'eden'"),
+        ({"scale": "eden"}, ValueError, "scale must be one of 'norm', 'matched', 'unbiased', got"),
         ({"side_dtype": "bfloat16"}, ValueError, "side_dtype must be one of 'float16', 'float32'"),
         ({"rounds": 0}, ValueError, "rounds must be an integer >= 1, got 0"),
         ({"rotation": "haar", "rounds": 2}, ValueError, "rounds must be .*got 2"),
