@@ -96,8 +96,9 @@ def unbiased_distortion(distortion: float) -> float:
 def matched_distortion(distortion: float) -> float:
     """Relative MSE 2 - 2 sqrt(1 - D) once the reconstruction has the length of x (T20).
 
-    The cosine sqrt(1 - D) is that of the codes (T04); D + D^2/4 + ..., between D of the plain norm
-    and D / (1 - D) of the unbiased scale.
+    The cosine sqrt(1 - D) is that of the codes (T04), in the limit of many coordinates: D + D^2/4
+    + ..., between D of the plain norm and D / (1 - D) of the unbiased scale. At finite d the error
+    is smaller by about the variance of the radial gain.
     """
     D = check_distortion(distortion)
     return 2 * D / (1 + math.sqrt(1 - D))

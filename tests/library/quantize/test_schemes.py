@@ -417,9 +417,12 @@ def test_matched_scale_costs_what_the_cosine_says(bits):
     D = codebooks.lloyd_max(64, bits).distortion
     error = ((x - x_hat) ** 2).sum(-1) / (x**2).sum(-1)
     interval = stats.mean_interval(error)
-    assert interval.low < laws.matched_distortion(D) * (1 + 2e-3)
-    assert interval.high > laws.matched_distortion(D) * (1 - 2e-3)
-    assert not interval.low < laws.unbiased_distortion(D) < interval.high
+    # The closed form is the limit of many coordinates; the radial gain's variance is what is left.
+    finite = codebooks.radial_gain_variance(codebooks.lloyd_max(64, bits))
+    law = laws.matched_distortion(D)
+    assert law - 1.1 * finite < interval.low < interval.high < law
+    assert interval.high < laws.unbiased_distortion(D)
+    assert interval.low > D - 1.1 * finite
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
