@@ -185,7 +185,7 @@ class Verdict:
     def number_verdict(self) -> str | None:
         """On the published number; None where none is judged."""
         judged = self.judgement(NUMBER)
-        return judged and IN_TERMS_OF_NUMBERS.get(judged.verdict, judged.verdict)
+        return IN_TERMS_OF_NUMBERS.get(judged.verdict, judged.verdict) if judged else None
 
     def tally(self, scope: str) -> tuple[int, int]:
         """(how many checks of a scope hold, how many there are)."""
