@@ -257,9 +257,11 @@ def _control_label(bug: str, cells: int) -> str:
 
 
 def predict_t07(cells: int) -> ledger.Predictions:
-    """Mean, variance, error, scale and gain of orthogonal rows: Haar, and Hadamard as an instance."""
+    """Mean, variance, error, scale and gain of Haar rows, and of Hadamard ones as an instance."""
     both, few = _chance_band(2 * cells), _fewer_than_chance(cells)
     error, gain = ledger.Within(0.571, 0.01), ledger.Within(1, 0.02)
+    haar: Sequence[Foretold]
+    hadamard: Sequence[Foretold]
     haar, hadamard = (
         [
             (_both_label(kind, cells), both, _OUTSIDE),
@@ -268,7 +270,7 @@ def predict_t07(cells: int) -> ledger.Predictions:
         ]
         for kind in _ORTHOGONAL
     )
-    further = [
+    further: list[Foretold] = [
         (_LEAST_LABEL, ledger.Within(0.363, 0.01), "off 0.363 by 0.01"),
         (_ONE_BIT_LABEL, ledger.Below(0), "different vectors"),
         (_MISMATCH_LABEL, ledger.Within(11, 0.5), "off 11 by more than 0.5"),
