@@ -174,12 +174,12 @@ def histograms(measured: Histograms, families: Sequence[str]) -> Figure:
                 continue
             _draw_histogram(ax, measured.first[name, d], FAMILY_COLORS[name])
             distance = f"KS {measured.distances[name, d]['hadamard'][0]:.3f}"
-            ax.text(1, 1, distance, transform=ax.transAxes, ha="right", va="bottom", fontsize=10.5)
+            ax.text(1, 0.97, distance, transform=ax.transAxes, ha="right", va="top", fontsize=10.5)
         reach = min(np.sqrt(d) * 1.05, 4)
         row[0].set_xlim(-reach, reach)
         row[0].set_ylabel(f"$d={d}$", fontsize=12)
     for ax, name in zip(axes[0], families, strict=True):
-        ax.set_title(name, loc="center", pad=20)
+        ax.set_title(name, loc="center")
     for ax in axes[-1]:
         ax.set_xlabel(r"$\sqrt{d}\,y$")
     return fig

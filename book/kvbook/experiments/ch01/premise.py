@@ -19,6 +19,8 @@ from kvlib.stats import Interval, mean_interval
 POOLED = "keys of a head under one rotation, all coordinates: KS distance to the law"
 CHANNEL = "keys of a head under one rotation, one coordinate: KS distance to the law"
 ERROR = "squared error of these keys at n=4, in units of the law's D(4)"
+NOISE = 0.04
+"""KS distance of some 500 numbers to their own law, the tokens behind one coordinate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +86,10 @@ def predict_c19() -> ledger.Predictions:
         for arm in SKETCHED.values()
         for label in _ratio_labels(arm)
     ]
+    off = "off the law to the eye"
     laws = [
-        ledger.Prediction(label, ledger.Below(EYE), "off the law to the eye", scope=OURS)
-        for label in (POOLED, CHANNEL)
+        ledger.Prediction(POOLED, ledger.Below(EYE), off, scope=OURS),
+        ledger.Prediction(CHANNEL, ledger.Below(EYE + NOISE), off, scope=OURS),
     ]
     error = ledger.Prediction(ERROR, ledger.tie(0.05), "off D(4) by more than 5%", scope=OURS)
     return ledger.Predictions(
@@ -116,5 +119,6 @@ def judge_c19(
         f"coordinate, yet their squared error is {found[ERROR].estimate:.2f} times what the law "
         "predicts. Language models that people use are not tested here.",
         note="Intervals between models have two degrees of freedom; those over rotations are for "
-        "these heads. 0.02 is what an eye may see in a histogram (chapter 2).",
+        "these heads. An eye may see a distance of 0.02 in a histogram (chapter 2); one "
+        "coordinate has 512 to 1024 tokens, whose sampling noise is allowed for.",
     )
