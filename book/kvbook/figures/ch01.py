@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 
 from kvbook import plotting
 from kvbook.experiments.ch01 import (
+    CAUSAL,
     COMMON_ERRORS,
+    SKETCHED,
     TARGETS,
     AttentionRow,
     FloatArray,
     HeadsKL,
     KLAccuracy,
 )
-from kvbook.ledger import Claim
 from kvbook.page import shown, table
 from kvlib.quantize.codebooks import Codebook
 
@@ -36,40 +37,26 @@ HOLLOW = "QKQV, orthogonal"
 # Tables ----------------------------------------------------------------------------------------
 
 
-def claims_table(claims: Iterable[Claim]) -> Any:
-    """The claims of the paper, boxed as what it states."""
-    rows = [
-        [
-            c.id,
-            f"{c.statement}<br><em>{c.place}{': ' * bool(c.published)}{c.published}</em>",
-            str(c.chapter),
-        ]
-        for c in claims
-    ]
-    listing = table(["id", "claim, where, published numbers", "ch."], rows)
-    listing.data = (
-        '<div class="admonition paper-states"><p class="admonition-title">The paper states</p>'
-        f"{listing.data}</div>"
-    )
-    return listing
-
-
 def ratio_table(measured: HeadsKL) -> Any:
-    """Ratios of KL within heads, a row for each budget."""
+    """Ratios of KL within heads, a row for each sketch and budget: all models, and one alone."""
     rows = []
-    for n in measured.bits:
-        gaussian = measured.ratio("QKQV, Gaussian", n)
-        orthogonal = measured.ratio("QKQV, orthogonal", n)
-        rotation = measured.ratio("KQV", n, over="KV")
-        row = [str(n), shown(gaussian.interval), str(gaussian.worse_on)]
-        row += [shown(orthogonal.interval), str(orthogonal.worse_on), shown(rotation.interval)]
-        rows.append(row)
+    for kind, arm in SKETCHED.items():
+        for n in measured.bits:
+            between, causal = measured.ratio(arm, n), measured.ratio_in(CAUSAL, arm, n)
+            row = [
+                kind,
+                str(n),
+                shown(between.interval),
+                "{:.1f} to {:.1f}".format(*between.spread),
+            ]
+            rows.append([*row, str(between.worse_on), shown(causal.interval)])
     heads = measured.per_head().shape[-1]
     return table(
-        ["n", "Gaussian", "worse on", "orthogonal", "worse on", "KQV / KV"],
+        ["sketch", "n", "three models", "heads", f"worse on, of {heads}", "causal model"],
         rows,
-        f"KL of QKQV over KL of KQV, by sketch, and KQV over KV: geometric mean of {heads} heads "
-        "[95% interval], and on how many heads QKQV is worse",
+        "KL of QKQV over KL of KQV. Three models: geometric mean [95% interval between models, two "
+        "degrees of freedom]; heads: 16th to 84th percentile; causal model: the 8 heads of "
+        "rope-lm [95% interval over rotations, for these heads]",
     )
 
 

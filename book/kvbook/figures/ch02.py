@@ -53,6 +53,12 @@ FAMILY_COLORS = {
 # Tables ----------------------------------------------------------------------------------------
 
 
+def first_order_table(curves: Mapping[str, Curve]) -> Any:
+    """First-order distance of families by dimension."""
+    rows = [[name, *(f"{x:.4f}" for x in curve.values())] for name, curve in curves.items()]
+    return table(["first-order distance", *DIM_NAMES], rows)
+
+
 def distance_table(
     measured: Histograms, families: Sequence[str], ceiling: Mapping[int, float]
 ) -> Any:
@@ -107,24 +113,30 @@ def vector_table(measured: VectorByVector) -> Any:
 
 
 def captured_table(heads: Sequence[CapturedHead], caches: Sequence[str]) -> Any:
-    """Means and half-widths over the heads of each cache, keys and values apart."""
+    """Means and spread over the heads of each cache, keys and values apart."""
     columns = {
         "mean's share": ("share", 2),
-        "pooled, raw": ("pooled", 3),
-        "pooled, centred": ("pooled_centred", 3),
-        "per coordinate, raw": ("channel", 3),
-        "per coordinate, centred": ("channel_centred", 3),
-        "distortion / law": ("distortion", 3),
+        "pooled": ("pooled", 3),
+        "centred": ("pooled_centred", 3),
+        "per coordinate": ("channel", 2),
+        "centred ": ("channel_centred", 2),
+        "distortion / law": ("distortion", 2),
     }
     rows = []
     for cache in caches:
         for which in "KV":
             row = [cache, which]
             for attribute, digits in columns.values():
-                i = over_heads(select(heads, cache, which), attribute)
-                row.append(f"{i.estimate:.{digits}f} ± {i.half_width:.{digits}f}")
+                mean, *ends = over_heads(select(heads, cache, which), attribute)
+                low, high = (f"{end:.{digits}f}" for end in ends)
+                row.append(f"{mean:.{digits}f}<br><small>{low} to {high}</small>")
             rows.append(row)
-    return table(["cache", "", *columns], rows)
+    return table(
+        ["cache", "", *columns],
+        rows,
+        "Mean over the heads of each cache, below it their spread (16th to 84th percentile). "
+        "KS distances as captured, and centred: after subtracting the mean vector",
+    )
 
 
 # Figures ---------------------------------------------------------------------------------------
@@ -174,12 +186,14 @@ def histograms(measured: Histograms, families: Sequence[str]) -> Figure:
                 continue
             _draw_histogram(ax, measured.first[name, d], FAMILY_COLORS[name])
             distance = f"KS {measured.distances[name, d]['hadamard'][0]:.3f}"
-            ax.text(1, 1, distance, transform=ax.transAxes, ha="right", va="bottom", fontsize=10.5)
+            place = {"transform": ax.transAxes, "ha": "center", "va": "top"}
+            backing = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+            ax.text(0.5, 0.98, distance, fontsize=10.5, bbox=backing, **place)
         reach = min(np.sqrt(d) * 1.05, 4)
         row[0].set_xlim(-reach, reach)
         row[0].set_ylabel(f"$d={d}$", fontsize=12)
     for ax, name in zip(axes[0], families, strict=True):
-        ax.set_title(name, loc="center", pad=20)
+        ax.set_title(name, loc="center")
     for ax in axes[-1]:
         ax.set_xlabel(r"$\sqrt{d}\,y$")
     return fig

@@ -9,30 +9,62 @@ import worlds
 from kvbook.experiments import ch01
 from kvbook.experiments.arms import Arm
 from kvbook.figures import ch01 as figures
-from worlds import about
 
 from kvlib import named, save
 from kvlib.data.captured import KVCache
+from kvlib.stats import mean_interval
+
+SIZES = worlds.sizes("01")
+HEADS = 8  # of the model on whose rows T18 is tried
 
 
 def accuracy(holds):
     """Errors of the two ways to compute a KL, by size of the KL and of a common error."""
-    targets = np.array(ch01.TARGETS)
-    rows = np.random.default_rng(1).uniform(0.8, 1.2, (24, targets.size + len(ch01.COMMON_ERRORS)))
-    # A log-softmax whose error is one millionth, absolute; or one that is worse at large KL.
-    textbook = np.concatenate([1e-6 / targets if holds else 2 * targets, np.ones(4)]) * rows
+    targets, rng = np.array(ch01.TARGETS), np.random.default_rng(1)
+    rows = rng.uniform(0.1, 1, (HEADS, targets.size + len(ch01.COMMON_ERRORS)))
+    # A log-softmax whose error is one millionth, absolute; or one that is worse at large KL. Rows
+    # and rotations scatter as on the page: by a factor of e.
+    scatter = np.exp(rng.standard_normal((SIZES["rotations"], HEADS, targets.size)))
+    shares = rng.binomial(4, 0.45 if holds else 0.02, (SIZES["rotations"], HEADS)) / 4
     measured = ch01.KLAccuracy(
         truth=np.ones_like(rows),
-        relative_error={
-            "shifted": rows * 1e-13 if holds else rows,
-            "float32 log-softmax": textbook,
-        },
-        negative=about(0.45 if holds else 0.02),
+        relative_error={"shifted": rows * 1e-14 if holds else rows},
+        textbook=(1e-6 / targets if holds else 2 * targets) * scatter,
+        negative=shares,
     )
     return ch01.judge_t18(ch01.predict_t18(), measured)
 
 
-WORLDS = {"T18": accuracy}
+def heads_kl(sketched):
+    """KL of every head where keys with a sketch have so many times that of keys without."""
+    rng, bits = np.random.default_rng(5), (2, 3, 4, 5, 6)
+    arms = ("KV", "KQV", "QKQV, Gaussian", "QKQV, orthogonal")
+    factors = np.array([1, 1, 2 * sketched, sketched])[:, None, None, None]
+    kl = {}
+    for name, heads in (("rope-lm", 8), ("rope-lm-saturated", 8), ("minilm", 16)):
+        # Models differ by 5%, rotations of a head by 15%.
+        model = np.exp(0.05 * rng.standard_normal((len(arms), 1, 1, 1)))
+        noise = np.exp(0.15 * rng.standard_normal((len(arms), 5, SIZES["rotations"], heads)))
+        kl[name] = 0.01 * factors * model * noise
+    return ch01.HeadsKL(arms, (False, True, True, True), bits, kl)
+
+
+def premise(holds):
+    """Keys that are uniform in direction and suffer from a sketch, or one-hots that gain by it."""
+    rng = np.random.default_rng(6)
+    caches = {}
+    for name, shape in (("a", (1, 2, 4, 256, 64)), ("b", (1, 2, 512, 32))):
+        x = rng.standard_normal(shape)
+        hot = np.eye(shape[-1])[rng.integers(0, shape[-1], shape[:-1])]
+        keys = x if holds else hot
+        caches[name] = KVCache(x, keys, x, causal=True, name=name, layers=(0,), heads=(0, 1))
+    keys = ch01.measure_keys(
+        caches, bits=4, rotations=SIZES["rotations"], stream=np.random.SeedSequence(7)
+    )
+    return ch01.judge_c19(ch01.predict_c19(), heads_kl(1.8 if holds else 0.3), keys)
+
+
+WORLDS = {"T18": accuracy, "C19": premise}
 test_verdict_follows_the_world = worlds.follow(WORLDS)
 
 
@@ -80,6 +112,8 @@ def test_vllm_report_has_the_power_of_its_counts():
     assert ch01.fisher_pvalue(0, 2, checks=2) == pytest.approx(1 / 3)
     assert ch01.fisher_power(2, (0.1, 0.9), level=0.34) == pytest.approx(0.9**4 + 0.1**4)
     assert ch01.checks_needed((0.0, 1.0), power=0.9, candidates=range(2, 9)) == 4
+    # Three answers that all changed in one direction: a coin that falls alike three times.
+    assert ch01.paired_pvalue(3) == pytest.approx(1 / 4)
 
 
 def test_cache_of_the_paper_s_formula():
@@ -125,10 +159,29 @@ def test_ratios_are_of_the_same_heads(made_up_heads):
     ratio = made_up_heads.ratio("KQV", 4)
     assert ratio.interval.estimate == 1
     assert ratio.worse_on == 0
-    assert ratio.interval.n == 4
-    both = [made_up_heads.ratio("KV", 2, cache=name).interval.estimate for name in ("a", "b")]
+    assert ratio.spread == (1, 1)
+    both = [made_up_heads.ratio_in(name, "KV", 2).interval.estimate for name in ("a", "b")]
     together = made_up_heads.ratio("KV", 2).interval.estimate
     assert together == pytest.approx(np.sqrt(np.prod(both)))
+
+
+def test_intervals_are_over_models_or_over_rotations(made_up_heads):
+    assert made_up_heads.ratio("KV", 4).interval.n == 2
+    within = made_up_heads.ratio_in("a", "QKQV, Gaussian", 4).interval
+    assert within.n == 4
+    # Where all rotations agree there is nothing left to vary.
+    exact = made_up_heads.ratio_in("a", "KQV", 4).interval
+    assert (exact.low, exact.high) == (1, 1)
+
+
+def test_jackknife_of_one_head_is_that_of_a_mean():
+    # A ratio near one over a constant: log of the mean is the mean, to first order.
+    kl = 1 + 1e-4 * np.random.default_rng(2).standard_normal((12, 1))
+    made = ch01.HeadsKL(
+        ("KQV", "QKQV, Gaussian"), (True, True), (4,), {"a": np.stack([[np.ones_like(kl)], [kl]])}
+    )
+    found = made.ratio_in("a", "QKQV, Gaussian", 4).interval
+    assert found.half_width == pytest.approx(mean_interval(kl[:, 0]).half_width, rel=1e-3)
 
 
 def test_the_figure_shows_arithmetic_means(made_up_heads):

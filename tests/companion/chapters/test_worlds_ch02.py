@@ -1,5 +1,7 @@
 """Negative controls of chapter 2, and its pieces by themselves."""
 
+from functools import lru_cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from kvlib.data.captured import KVCache
 from kvlib.laws import sphere
 from kvlib.quantize.rotations import Rotation
 
+SIZES = worlds.sizes("02")
 KINDS = ("none", "hadamard", "haar")
 FAMILIES = {
     "gaussian": synthetic.GAUSSIAN,
@@ -28,14 +31,14 @@ def one_hot(count, dim):
     return np.eye(dim)[np.arange(count) % dim]
 
 
-def made_histograms(draw):
-    """Histograms of made-up vectors, small ones; what Haar would do is rotated by nothing."""
+def made_histograms(draw, coordinates=None, repetitions=None):
+    """Histograms of made-up vectors at the page's sizes; Haar is rotated by nothing."""
     haar = {d: np.broadcast_to(np.eye(d), (2, d, d)) for d in ch02.DIMS}
     return ch02.measure_histograms(
         FAMILIES,
         haar,
-        coordinates=2**14,
-        repetitions=6,
+        coordinates=coordinates or SIZES["coordinates"],
+        repetitions=repetitions or SIZES["rotations"],
         compared=2,
         stream=np.random.SeedSequence(2).spawn(4)[3],
         draw=draw,
@@ -45,11 +48,11 @@ def made_histograms(draw):
 def coordinate_law(holds):
     """Unit vectors that are uniform, or coordinates of another law and another size."""
     rng, size = np.random.default_rng(2), 1.0 if holds else 1.2
-    counts = {d: 2**21 // d for d in ch02.DIMS}
-    haar = {d: size * sphere.sample(n, d, rng=rng).reshape(8, -1, d) for d, n in counts.items()}
+    counts = {d: ch02.HAAR_ROTATIONS[d] for d in ch02.DIMS}
+    haar = {d: size * sphere.sample(n * d, d, rng=rng).reshape(n, d, d) for d, n in counts.items()}
     measured = ch02.measure_t01(
         haar,
-        batches=24,
+        batches=SIZES["rotations"],
         rng=rng,
         draw=lambda count, d, rng: size * sphere.sample(count, d, rng=rng),
     )
@@ -59,26 +62,40 @@ def coordinate_law(holds):
     return ch02.judge_t01(ch02.predict_t01(), measured, distance)
 
 
-def histograms(holds):
-    """Every family uniform, or every family one-hot; the law's distance to the normal likewise."""
+@lru_cache
+def uniform_or_one_hot(holds):
+    """Histograms of families that are all uniform, or all one-hot."""
 
     def draw(family, count, dim, rng):
         return sphere.sample(count, dim, rng=rng) if holds else one_hot(count, dim)
 
+    return made_histograms(draw)
+
+
+def histograms(holds):
+    """The law's distance to the normal likewise."""
     distance = (0.14 if holds else 140.0) / 1024
-    return ch02.judge_c01(ch02.predict_c01(), made_histograms(draw), distance)
+    return ch02.judge_c01(ch02.predict_c01(), uniform_or_one_hot(holds), distance)
+
+
+@lru_cache
+def null_ceiling():
+    """The 99% point of the null at the page's sizes."""
+    sizes = {"repetitions": SIZES["null_draws"], "rng": np.random.default_rng(5)}
+    return ch02.null_ceiling(ch02.null_distances(SIZES["coordinates"], **sizes))
 
 
 def hidden_rank(holds):
-    """Rank 1 that shows at d = 8 and nowhere else, or everywhere else."""
+    """Low rank that shows at d = 8 and nowhere else, or everywhere else."""
 
     def draw(family, count, dim, rng):
         shows = holds == (dim == 8)
         return one_hot(count, dim) if shows else sphere.sample(count, dim, rng=rng)
 
-    null = ch02.null_distances(2**14, repetitions=40, rng=np.random.default_rng(5))
-    ceiling = ch02.null_ceiling(null)
-    return ch02.judge_c02(ch02.predict_c02(), made_histograms(draw), ceiling)
+    return ch02.judge_c02(ch02.predict_c02(), made_histograms(draw), null_ceiling())
+
+
+INPUTS = ("one-hot", "spike", "ν=1.05", "ν=3")
 
 
 def made_vectors(holds):
@@ -88,17 +105,25 @@ def made_vectors(holds):
     before = {"spike": 128 * (0.99**2 + 3 * 0.01**2 / 129)}
     before |= {f"ν={nu:g}": laws.student_t_kurtosis(nu, 128) for nu in (1.05, 3)}
     after = {name: laws.hadamard_kurtosis(kurtosis, 128) for name, kurtosis in before.items()}
+    rotations = SIZES["vector_rotations"]
+    # Single rotations scatter by a quarter, kurtosis by a tenth; more rotations of spiky vectors.
+    counts = {name: rotations * (8 if name in ("one-hot", "spike") else 1) for name in INPUTS}
     return ch02.VectorByVector(
         ratio={
-            (name, d, turn): about(page.get(turn, later))
-            for name in ("one-hot", "spike", "ν=1.05", "ν=3")
+            (name, d, turn): about(
+                page.get(turn, later), counts[name] if d < 1024 else rotations, 0.25
+            )
+            for name in INPUTS
             for d in ch02.VECTOR_DIMS
             for turn in ch02.ROTATIONS
         },
         kurtosis={
-            (name, 128, "1 round"): about(k if holds else 0.8 * k) for name, k in after.items()
+            (name, 128, "1 round"): about(
+                k if holds else 0.8 * k, counts[name], 0.01 if name == "spike" else 0.1
+            )
+            for name, k in after.items()
         },
-        before={(name, 128): np.full(24, kurtosis) for name, kurtosis in before.items()},
+        before={(name, 128): np.full(counts[name], kurtosis) for name, kurtosis in before.items()},
         one_hot_error=0.0 if holds else 0.1,
     )
 
@@ -108,7 +133,12 @@ def rounds(holds):
     return ch02.judge_t02(ch02.predict_t02(), made_vectors(holds))
 
 
-WORLDS = {"T01": coordinate_law, "C01": histograms, "C02": hidden_rank, "T02": rounds}
+WORLDS = {
+    "T01": coordinate_law,
+    **{f"C01/heavy tail is {name}": histograms for name in ch02.HEAVY},
+    "C02": hidden_rank,
+    "T02": rounds,
+}
 test_verdict_follows_the_world = worlds.follow(WORLDS)
 
 
@@ -176,7 +206,11 @@ def test_captured_heads_share_of_a_common_mean():
 @pytest.fixture(scope="module")
 def of_uniform_vectors():
     """Histograms of families that are all uniform."""
-    return made_histograms(lambda family, count, dim, rng: sphere.sample(count, dim, rng=rng))
+    return made_histograms(
+        lambda family, count, dim, rng: sphere.sample(count, dim, rng=rng),
+        coordinates=2**14,
+        repetitions=6,
+    )
 
 
 def test_the_figure_shows_arithmetic_means(of_uniform_vectors):

@@ -1,8 +1,9 @@
 """Chapter 1: what a cache weighs, a first look at captured heads, how exact a KL is.
 
 ``storage`` counts the bytes of a cache, ``reports`` asks what a published comparison can show,
-``heads`` compares arms on one attention row and on every captured head, ``accuracy`` holds ways to
-compute a KL against arithmetic with 50 digits (T18).
+``heads`` compares arms on one attention row and on every captured head, ``premise`` looks at what
+the reviewer asks of real keys (C19), ``accuracy`` holds ways to compute a KL against arithmetic
+with 50 digits (T18).
 """
 
 from kvbook.experiments.ch01.accuracy import (
@@ -22,9 +23,12 @@ from kvbook.experiments.ch01.accuracy import (
     relative_errors,
     share_negative,
     shifted_kl,
+    textbook_errors,
     unshifted_kl,
 )
 from kvbook.experiments.ch01.heads import (
+    CAUSAL,
+    SKETCHED,
     AttentionRow,
     FloatArray,
     HeadsKL,
@@ -35,7 +39,18 @@ from kvbook.experiments.ch01.heads import (
     quoted_numbers,
     restored,
 )
-from kvbook.experiments.ch01.reports import checks_needed, fisher_power, fisher_pvalue
+from kvbook.experiments.ch01.premise import (
+    KeysUnderRotation,
+    judge_c19,
+    measure_keys,
+    predict_c19,
+)
+from kvbook.experiments.ch01.reports import (
+    checks_needed,
+    fisher_power,
+    fisher_pvalue,
+    paired_pvalue,
+)
 from kvbook.experiments.ch01.storage import (
     CacheShape,
     StoredVector,
@@ -45,8 +60,10 @@ from kvbook.experiments.ch01.storage import (
 )
 
 __all__ = [
+    "CAUSAL",
     "COMMON_ERRORS",
     "KL_METHODS",
+    "SKETCHED",
     "TARGETS",
     "AttentionRow",
     "CacheShape",
@@ -54,6 +71,7 @@ __all__ = [
     "HeadsKL",
     "KLAccuracy",
     "KLMethod",
+    "KeysUnderRotation",
     "Ratio",
     "StoredVector",
     "checks_needed",
@@ -62,13 +80,17 @@ __all__ = [
     "fisher_power",
     "fisher_pvalue",
     "is_random",
+    "judge_c19",
     "judge_t18",
     "log_softmax_kl",
     "measure_heads",
+    "measure_keys",
     "measure_row",
     "measure_t18",
     "noisy_keys",
+    "paired_pvalue",
     "pairwise_sum",
+    "predict_c19",
     "predict_t18",
     "quoted_numbers",
     "relative_errors",
@@ -78,5 +100,6 @@ __all__ = [
     "stages",
     "stored_bits",
     "stored_vector",
+    "textbook_errors",
     "unshifted_kl",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kvbook.experiments.arms import Arm, measure_captured
 from kvlib import attention_kl, attention_weights
 from kvlib.quantize import Quantizer
-from kvlib.stats import Interval, geometric_mean_interval
+from kvlib.stats import Interval, geometric_mean_interval, mean_interval
 
 FloatArray = NDArray[np.float64]
 
@@ -88,9 +88,20 @@ def measure_row(
 
 
 class Ratio(NamedTuple):
-    """KL of one arm over another: geometric mean over heads, and on how many it is above one."""
+    """KL of one arm over another on the same heads.
+
+    Attributes
+    ----------
+    interval : Interval
+        Geometric mean, over models or over rotations, as the method that made it says.
+    spread : tuple of float
+        16th and 84th percentile of the heads.
+    worse_on : int
+        On how many heads it is above one.
+    """
 
     interval: Interval
+    spread: tuple[float, float]
     worse_on: int
 
 
@@ -128,16 +139,62 @@ class HeadsKL:
         means: FloatArray = self.kl[cache][self.arms.index(arm)].mean(axis=-1)
         return means
 
-    def ratio(self, arm: str, bits: int, *, over: str = "KQV", cache: str | None = None) -> Ratio:
-        """KL of an arm over that of another on the same heads."""
+    def head_ratios(
+        self, arm: str, bits: int, *, over: str = "KQV", cache: str | None = None
+    ) -> FloatArray:
+        """KL of an arm over that of another, each averaged over rotations; shape (heads,)."""
         per_head, b = self.per_head(cache), self.bits.index(bits)
-        ratios = per_head[self.arms.index(arm), b] / per_head[self.arms.index(over), b]
-        return Ratio(geometric_mean_interval(ratios), int((np.log(ratios) > 0).sum()))
+        found: FloatArray = per_head[self.arms.index(arm), b] / per_head[self.arms.index(over), b]
+        return found
+
+    def ratio(self, arm: str, bits: int, *, over: str = "KQV") -> Ratio:
+        """Geometric mean of the models' geometric means over heads; interval over models.
+
+        Heads of one model are no independent samples: the model is the unit, with as many
+        degrees of freedom as there are models but one.
+        """
+        by_model = [
+            np.exp(np.log(self.head_ratios(arm, bits, over=over, cache=cache)).mean())
+            for cache in self.kl
+        ]
+        heads = self.head_ratios(arm, bits, over=over)
+        return Ratio(geometric_mean_interval(by_model), _spread(heads), int((heads > 1).sum()))
+
+    def ratio_in(self, cache: str, arm: str, bits: int, *, over: str = "KQV") -> Ratio:
+        """Geometric mean over the heads of one cache; interval over rotations, for these heads."""
+        b = self.bits.index(bits)
+        kl, base = (self.kl[cache][self.arms.index(name), b] for name in (arm, over))
+        interval = _over_rotations(kl, base)
+        heads = self.head_ratios(arm, bits, over=over, cache=cache)
+        return Ratio(interval, _spread(heads), int((heads > 1).sum()))
 
     def cases_below(self, arm: str, other: str, cache: str | None = None) -> int:
         """Pairs of head and budget in which an arm has the lower KL."""
         per_head = self.per_head(cache)
         return int((per_head[self.arms.index(arm)] < per_head[self.arms.index(other)]).sum())
+
+
+def _spread(ratios: FloatArray) -> tuple[float, float]:
+    """16th and 84th percentile."""
+    low, high = np.percentile(ratios, (16, 84)).tolist()
+    return low, high
+
+
+def _over_rotations(kl: FloatArray, base: FloatArray) -> Interval:
+    """Geometric mean over heads of the ratio of mean KLs, both (rotations, heads).
+
+    The interval is a jackknife over rotations, left out one by one.
+    """
+
+    def log_ratio(kept: Any) -> float:
+        return float(np.log(kl[kept].mean(axis=0) / base[kept].mean(axis=0)).mean())
+
+    count = len(kl)
+    whole = log_ratio(slice(None))
+    left_out = [log_ratio(np.arange(count) != r) for r in range(count)]
+    half = mean_interval(count * whole - (count - 1) * np.array(left_out)).half_width
+    low, estimate, high = np.exp([whole - half, whole, whole + half]).tolist()
+    return Interval(estimate, low, high, count)
 
 
 def measure_heads(
@@ -178,32 +235,51 @@ def measure_heads(
     return HeadsKL(tuple(arms), random, tuple(bits), kl)
 
 
+CAUSAL = "rope-lm"
+"""The cache of an ordinary causal language model: the one kind here that keeps a KV cache."""
+SKETCHED = {"gaussian": "QKQV, Gaussian", "orthogonal": "QKQV, orthogonal"}
+
+
 def quoted_numbers(measured: HeadsKL) -> dict[str, float]:
-    """What the text quotes of the comparison of arms, by name; at n = 4 where no n is named."""
+    """What the text quotes of the comparison of arms, by name; at n = 4 where no n is named.
+
+    Names that end in "-causal" are of the heads of the causal language model alone.
+    """
     quoted: dict[str, float] = {}
-    sketched = {"gaussian": "QKQV, Gaussian", "orthogonal": "QKQV, orthogonal"}
-    for kind, arm in sketched.items():
+    for kind, arm in SKETCHED.items():
         for n in measured.bits:
-            ratio = measured.ratio(arm, n)
-            quoted |= _ends(f"ratio-{kind}-n{n}", ratio.interval)
-            quoted[f"wins-{kind}-n{n}"] = ratio.worse_on
+            quoted |= _quoted_ratio(f"{kind}-n{n}", measured, arm, n)
         for cache in measured.kl:
-            ratio = measured.ratio(arm, 4, cache=cache)
+            ratio = measured.ratio_in(cache, arm, 4)
             quoted[f"ratio-{kind}-n4-{cache}"] = ratio.interval.estimate
             quoted[f"wins-{kind}-n4-{cache}"] = ratio.worse_on
         quoted[f"exceptions-{kind}"] = measured.cases_below(arm, "KQV")
         saturated = measured.cases_below(arm, "KQV", "rope-lm-saturated")
         quoted[f"exceptions-{kind}-saturated"] = saturated
+        quoted[f"exceptions-{kind}-causal"] = measured.cases_below(arm, "KQV", CAUSAL)
     heads = measured.per_head().shape[-1]
     rotation = measured.ratio("KQV", 4, over="KV")
     quoted |= _ends("kqv-over-kv-n4", rotation.interval)
     quoted["kqv-below-kv-n4"] = heads - rotation.worse_on
+    causal = measured.ratio_in(CAUSAL, "KQV", 4, over="KV")
+    quoted |= _ends("kqv-over-kv-n4-causal", causal.interval)
     by_matrix = measured.ratio("QKQV, Gaussian", 4, over="QKQV, orthogonal").interval.estimate
     whole = measured.ratio("QKQV, Gaussian", 4).interval.estimate
     quoted["gaussian-over-orthogonal-n4"] = by_matrix
     quoted["gaussian-share-n4"] = float(100 * np.log(by_matrix) / np.log(whole))
     quoted["heads"], quoted["pairs"] = heads, heads * len(measured.bits)
+    quoted["heads-causal"] = measured.per_head(CAUSAL).shape[-1]
     quoted["smallest-head-1e5"] = float(1e5 * measured.per_head().min())
+    return quoted
+
+
+def _quoted_ratio(name: str, measured: HeadsKL, arm: str, bits: int) -> dict[str, float]:
+    """A ratio between models with the spread of heads, and that of the causal heads alone."""
+    ratio, causal = measured.ratio(arm, bits), measured.ratio_in(CAUSAL, arm, bits)
+    quoted = _ends(f"ratio-{name}", ratio.interval)
+    quoted |= _ends(f"ratio-{name}-causal", causal.interval)
+    quoted[f"ratio-{name}-spread-low"], quoted[f"ratio-{name}-spread-high"] = ratio.spread
+    quoted[f"wins-{name}"], quoted[f"wins-{name}-causal"] = ratio.worse_on, causal.worse_on
     return quoted
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binom, fisher_exact
+from scipy.stats import binom, binomtest, fisher_exact
 
 
 def fisher_pvalue(right: int, others: int, checks: int) -> float:
     """Two-sided p of a difference between two counts of right answers among ``checks`` each."""
     return float(fisher_exact([[right, checks - right], [others, checks - others]]).pvalue)
+
+
+def paired_pvalue(changed: int) -> float:
+    """Two-sided p of McNemar's exact test if all answers that changed did so in one direction.
+
+    The smallest p that counts with this difference can have, asked of the same questions.
+    """
+    return float(binomtest(changed, changed).pvalue)
 
 
 def fisher_power(checks: int, rates: tuple[float, float], level: float = 0.05) -> float:

@@ -15,6 +15,8 @@ from kvbook.experiments.ch02.captured import (
 )
 from kvbook.experiments.ch02.histograms import (
     EYE,
+    HEAVY,
+    HIGHER_RANKS,
     Histograms,
     heavy_tail_law,
     judge_c01,
@@ -25,6 +27,7 @@ from kvbook.experiments.ch02.histograms import (
 )
 from kvbook.experiments.ch02.law import (
     DIMS,
+    HAAR_ROTATIONS,
     CoordinateMoments,
     DistributionFunction,
     FloatArray,
@@ -72,6 +75,9 @@ from kvbook.experiments.ch02.vectors import (
 __all__ = [
     "DIMS",
     "EYE",
+    "HAAR_ROTATIONS",
+    "HEAVY",
+    "HIGHER_RANKS",
     "RANKS",
     "REPAIRED",
     "ROTATIONS",

@@ -12,7 +12,7 @@ from kvlib.data.captured import KVCache
 from kvlib.data.heads import heads as heads_of
 from kvlib.quantize import codebooks
 from kvlib.quantize.rotations import Rotation
-from kvlib.stats import Interval, ks_distance, ks_distances, mean_interval
+from kvlib.stats import ks_distance, ks_distances
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ def select(
             yield head
 
 
-def over_heads(heads: Iterable[CapturedHead], attribute: str) -> Interval:
-    """Mean of one number and its interval over heads."""
-    return mean_interval([getattr(head, attribute) for head in heads])
+def over_heads(heads: Iterable[CapturedHead], attribute: str) -> tuple[float, float, float]:
+    """Mean of one number over heads, and their 16th and 84th percentile: a spread, no interval."""
+    values = [getattr(head, attribute) for head in heads]
+    low, high = np.percentile(values, (16, 84)).tolist()
+    return float(np.mean(values)), low, high

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,7 @@ from kvbook.experiments.ch02.law import (
     directions,
     rotation_seeds,
 )
+from kvbook.ledger.words import OURS, SHOWN
 from kvlib import laws
 from kvlib.data import synthetic
 from kvlib.data.synthetic import Family
@@ -25,7 +26,11 @@ from kvlib.quantize.rotations import Rotation
 from kvlib.stats import Interval, ks_distance, mean_interval, monte_carlo_null
 
 EYE = 0.02
-"""Largest distance that a histogram may have to follow the law to the eye."""
+"""Largest distance that a histogram may have to follow the law to the eye: the book's number for
+the paper's words "follow" and "indistinguishable"."""
+
+HEAVY = ("Student-t ν=3", "Student-t ν=1.05")
+"""Two readings of the paper's heavy tail: the tail indices that its other figures name."""
 
 
 def heavy_tail_law(nu: float, dim: int) -> float:
@@ -35,19 +40,37 @@ def heavy_tail_law(nu: float, dim: int) -> float:
 
 
 def predict_c01() -> ledger.Predictions:
-    """The paper's claim: every histogram follows the law to the eye."""
-    cells = [
-        "gaussian, largest over d",
-        "Student-t ν=3, largest over d",
-        *(f"Student-t ν=1.05, d={d}" for d in DIMS),
-        *(f"rank 1, d={d}" for d in DIMS),
-        "rank 4 and 32, largest over d=128, 1024",
-        "N(0,1/d) for the law, d=1024",
+    """The paper's claim: the histogram of each family at each dimension follows the law to the eye.
+
+    One check a cell of the paper's figures. The heavy tail has two readings; low rank is rank 1,
+    the only rank that the paper names here and the hardest. Higher ranks are shown beside.
+    """
+    rule, off = ledger.Below(EYE), "the interval lies above 0.02"
+    shared = [
+        ledger.Prediction(f"{name}, d={d}", rule, off, exception=f"{name} at d={d}")
+        for name in ("gaussian", "rank 1")
+        for d in DIMS
     ]
-    rule = ledger.Below(EYE)
-    return ledger.Predictions(
-        "C01", [ledger.Prediction(cell, rule, "the interval lies above 0.02") for cell in cells]
-    )
+    heavy = [
+        ledger.Prediction(
+            f"{name}, d={d}",
+            rule,
+            off,
+            reading=f"heavy tail is {name}",
+            exception=f"{name} at d={d}",
+        )
+        for name in HEAVY
+        for d in DIMS
+    ]
+    higher = [
+        ledger.Prediction(f"rank {rank}, d={d}", rule, off, scope=OURS) for rank, d in HIGHER_RANKS
+    ]
+    normal = ledger.Prediction(NORMAL, rule, off, scope=SHOWN)
+    return ledger.Predictions("C01", [*shared, *heavy, *higher, normal])
+
+
+HIGHER_RANKS = ((4, 128), (4, 1024), (32, 128), (32, 1024))
+NORMAL = "N(0,1/d) for the law, d=1024"
 
 
 def null_distances(
@@ -99,10 +122,6 @@ class Histograms:
     def interval(self, family: str, dim: int, rotation: str = "hadamard") -> Interval:
         """Mean distance of a cell, interval over draws."""
         return mean_interval(self.distances[family, dim][rotation])
-
-    def largest(self, cells: Iterable[tuple[str, int]]) -> Interval:
-        """The interval of the cell with the largest mean distance after one Hadamard round."""
-        return max((self.interval(*cell) for cell in cells), key=lambda i: i.estimate)
 
     def accepted(self, family: str, dim: int, ceiling: float) -> float:
         """Share of single histograms after one Hadamard round at or below a ceiling."""
@@ -160,19 +179,17 @@ def judge_c01(
     predictions: ledger.Predictions, measured: Histograms, normal_distance: float
 ) -> ledger.Verdict:
     """Verdict on C01, given the distance of F_1024 to the normal law."""
-    singles = [(name, d) for name in ("Student-t ν=1.05", "rank 1") for d in DIMS]
-    ranks = [(f"rank {rank}", d) for rank in (4, 32) for d in (128, 1024)]
+    cells = [(name, d) for name in ("gaussian", "rank 1", *HEAVY) for d in DIMS]
+    cells += [(f"rank {rank}", d) for rank, d in HIGHER_RANKS]
+    found = {f"{name}, d={d}": measured.interval(name, d) for name, d in cells}
+    worst = found["Student-t ν=1.05, d=128"].estimate
     return predictions.verdict(
-        {
-            "gaussian, largest over d": measured.largest(("gaussian", d) for d in DIMS),
-            "Student-t ν=3, largest over d": measured.largest(("Student-t ν=3", d) for d in DIMS),
-            **{f"{name}, d={d}": measured.interval(name, d) for name, d in singles},
-            "rank 4 and 32, largest over d=128, 1024": measured.largest(ranks),
-            "N(0,1/d) for the law, d=1024": Interval.exactly(normal_distance),
-        },
-        note="Corrected statement: the law is exact for every input on average over Haar "
-        "rotations. Under one Hadamard round the pooled histogram follows the law to the eye for "
-        "gaussian, Student-t ν=3 and, at d >= 128, rank 4 and 32; not for ν=1.05 at any d, nor for "
-        "rank 1 below d of about 400. Strictly, within the null band, only gaussian and rank 32 "
-        "hold at every d tested.",
+        found | {NORMAL: Interval.exactly(normal_distance)},
+        what_is_true="Under one Hadamard round the pooled histogram follows the Beta law to the "
+        "eye (KS distance at most 0.02) for gaussian and Student-t ν=3 vectors at d = 2 to 1024 "
+        "and for rank 1 only past d of about 400; Student-t ν=1.05 misses it at every d "
+        f"({worst:.3f} at d = 128).",
+        note="The law is exact for every input on average over Haar rotations. The paper itself "
+        "names rank 1 at d=8 as an exception. The distance of the normal law to the exact one is "
+        "a computation, no test.",
     )
