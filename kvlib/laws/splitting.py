@@ -2,13 +2,13 @@
 
 Split each cell of the best (n-1)-bit quantizer in two. That is an n-bit quantizer, hence
 
-    D(n) <= rho(d) D(n-1),
+    D(n) <= psi(d) D(n-1),
 
-with rho(d) the largest ratio, over intervals [a, b] of [0, 1], of the best two-level distortion
+with psi(d) the largest ratio, over intervals [a, b] of [0, 1], of the best two-level distortion
 to the one-level distortion (the variance) of the coordinate law restricted to [a, b]. For n >= 2
 every cell is such an interval or the mirror image of one, because the best quantizer is symmetric.
 
-:func:`split_ratio` computes the ratio of one cell, by quadrature. The covers bound rho(d) from
+:func:`split_ratio` computes the ratio of one cell, by quadrature. The covers bound psi(d) from
 above and use no quadrature. Up to its scale and place, the density on [a, b] is (1 - s(t)/m)^m with
 m = (d-3)/2 and s a quadratic polynomial with non-negative coefficients. It falls in s and rises in
 m, so the extreme corners of a box of cells bound it from both sides. Each of the two is cut into
@@ -95,8 +95,8 @@ def split_ratio(low: float, high: float, dim: int, *, nodes: int = 256) -> float
     low, high = check_number(low, "low"), check_number(high, "high")
     if not 0 <= low < high <= 1:
         raise ValueError(f"low and high must satisfy 0 <= low < high <= 1, got {low}, {high}")
-    m, eta, beta = (d - 3) / 2, (1 - low) / (1 + low), (high - low) / (1 - low)
-    linear, quadratic = m * beta * (1 - eta), m * beta**2 * eta
+    m, eta, xi = (d - 3) / 2, (1 - low) / (1 + low), (high - low) / (1 - low)
+    linear, quadratic = m * xi * (1 - eta), m * xi**2 * eta
 
     def moments(start: float, stop: float) -> _Floats:
         """Integrals of 1, t and t^2 over a part of the cell, in units of its length."""
@@ -142,7 +142,7 @@ def cover_dimension(
 ) -> Cover:
     """Bound split_ratio / limit over every cell of one dimension.
 
-    Cells are points of the unit square: beta = (b-a)/(1-a) and eta = (1-a)/(1+a).
+    Cells are points of the unit square: xi = (b-a)/(1-a) and eta = (1-a)/(1+a).
 
     Parameters
     ----------
@@ -165,19 +165,17 @@ def cover_dimension(
     m = (check_int(dim, "dim", low=3) - 3) / 2
     bound, count = check_positive(limit, "limit"), check_int(pieces, "pieces", low=2)
     corners = np.linspace(0, 1, 5)
-    boxes = np.array([[*beta, *eta] for beta in pairwise(corners) for eta in pairwise(corners)])
+    boxes = np.array([[*xi, *eta] for xi in pairwise(corners) for eta in pairwise(corners)])
 
     def bounds(boxes: _Floats) -> tuple[_Floats, _Floats]:
-        beta_low, beta_high, eta_low, eta_high = boxes.T
-        above = _cell_in_unit_square(beta_low, eta_high, m, count)
-        below = _cell_in_unit_square(beta_high, eta_low, m, count)
+        xi_low, xi_high, eta_low, eta_high = boxes.T
+        above = _cell_in_unit_square(xi_low, eta_high, m, count)
+        below = _cell_in_unit_square(xi_high, eta_low, m, count)
         return above.two_level() / below.variance(), np.full(len(boxes), bound)
 
     def cost(boxes: _Floats) -> _Floats:
-        beta_low, beta_high, eta_low, eta_high = boxes.T
-        return np.array(
-            [(beta_high - beta_low) / (1.02 - beta_low), (eta_high - eta_low) * beta_high]
-        )
+        xi_low, xi_high, eta_low, eta_high = boxes.T
+        return np.array([(xi_high - xi_low) / (1.02 - xi_low), (eta_high - eta_low) * xi_high])
 
     return _bisect(boxes, bounds, cost, check_int(most, "most", low=1))
 
@@ -185,7 +183,7 @@ def cover_dimension(
 def cover_from(dim: int, *, pieces: int = PIECES, most: int = MOST_BOXES) -> Cover:
     """Bound split_ratio / D(1) at every (real) dimension from ``dim`` on, the Gaussian included.
 
-    Cells are scaled so that s(t) = sigma t + (1 - sigma) t^2 on [0, width]; boxes span sigma,
+    Cells are scaled so that s(t) = alpha t + (1 - alpha) t^2 on [0, width]; boxes span alpha,
     width and 1/m. The limit is D(1) at the box's smallest dimension, because D(1) grows with d.
 
     Parameters
@@ -199,7 +197,7 @@ def cover_from(dim: int, *, pieces: int = PIECES, most: int = MOST_BOXES) -> Cov
     widths = [0.0, *np.geomspace(0.1, _LONG, 12), np.inf]
     quarters = np.linspace(0, 1, 5)
     boxes = np.array(
-        [[*sigma, *width, 0.0, start] for sigma in pairwise(quarters) for width in pairwise(widths)]
+        [[*alpha, *width, 0.0, start] for alpha in pairwise(quarters) for width in pairwise(widths)]
     )
     limit_of_boxes = check_int(most, "most", low=1)
     return _bisect(boxes, lambda boxes: _strip_bounds(boxes, count), _strip_cost, limit_of_boxes)
@@ -284,21 +282,21 @@ def _spread_of(mass: _Floats, first: _Floats, second: _Floats) -> _Floats:
     return np.asarray(second - first * mean)
 
 
-def _cell_in_unit_square(beta: _Floats, eta: _Floats, m: float, pieces: int) -> _Cells:
-    """The cell's density ((1 - beta t)(1 + eta beta t))^m on [0, 1]."""
-    inverse = np.full(beta.shape, 1 / m if m else 0.0)
-    return _Cells(m * beta * (1 - eta), m * beta**2 * eta, inverse, np.ones_like(beta), pieces)
+def _cell_in_unit_square(xi: _Floats, eta: _Floats, m: float, pieces: int) -> _Cells:
+    """The cell's density ((1 - xi t)(1 + eta xi t))^m on [0, 1]."""
+    inverse = np.full(xi.shape, 1 / m if m else 0.0)
+    return _Cells(m * xi * (1 - eta), m * xi**2 * eta, inverse, np.ones_like(xi), pieces)
 
 
 def _strip_bounds(boxes: _Floats, pieces: int) -> tuple[_Floats, _Floats]:
-    """Upper bound of the ratio, and limit, on boxes of (sigma, width, 1/m)."""
-    sigma_low, sigma_high, width_low, width_high, inverse_low, inverse_high = boxes.T
+    """Upper bound of the ratio, and limit, on boxes of (alpha, width, 1/m)."""
+    alpha_low, alpha_high, width_low, width_high, inverse_low, inverse_high = boxes.T
     limit = np.array([_one_bit_distortion(2 / i + 3) for i in inverse_high])
-    slow = sigma_low, 1 - sigma_high  # coefficients below all of the box's
-    fast = sigma_high, 1 - sigma_low
+    slow = alpha_low, 1 - alpha_high  # coefficients below all of the box's
+    fast = alpha_high, 1 - alpha_low
     above = _Cells(*slow, inverse_low, np.minimum(width_high, _LONG), pieces)
     endless = np.isinf(width_high)
-    rate = 1 - (sigma_high - sigma_low)
+    rate = 1 - (alpha_high - alpha_low)
     # Beyond _LONG: s >= rate * t, and the second moment there is at most this.
     rest = np.exp(-rate * _LONG) * (_LONG**2 / rate + 2 * _LONG / rate**2 + 2 / rate**3)
     error = above.two_level() + np.where(endless, rest, 0)
@@ -312,7 +310,7 @@ def _strip_bounds(boxes: _Floats, pieces: int) -> tuple[_Floats, _Floats]:
 
 def _strip_cost(boxes: _Floats) -> _Floats:
     """How much each side of a box loosens its bound, roughly."""
-    sigma_low, sigma_high, width_low, width_high, inverse_low, inverse_high = boxes.T
+    alpha_low, alpha_high, width_low, width_high, inverse_low, inverse_high = boxes.T
     narrow, endless = width_low == 0, np.isinf(width_high)
     width = np.where(narrow, 0.05, width_low)
     depth = np.minimum(width, 6)
@@ -320,7 +318,7 @@ def _strip_cost(boxes: _Floats) -> _Floats:
     fading = np.where(width < 2, 3, 3 * (width / 2) ** 3 * np.exp(2 - width))
     return np.array(
         [
-            2 * depth * (sigma_high - sigma_low),
+            2 * depth * (alpha_high - alpha_low),
             np.where(endless, 0, step * fading),
             depth**2 / 2 * (inverse_high - inverse_low),
         ]

@@ -251,10 +251,10 @@ def test_cover_finds_limits_close_to_the_truth():
 def test_square_box_bounds_the_cells_inside(corner, size, inside, dim):
     box = np.array([[corner[0], corner[0] + size[0], corner[1], corner[1] + size[1]]])
     m = (dim - 3) / 2
-    beta = max(box[0, 0] + inside[0] * size[0], 1e-3)
+    xi = max(box[0, 0] + inside[0] * size[0], 1e-3)
     eta = min(max(box[0, 2] + inside[1] * size[1], 1e-4), 1.0)
     low = (1 - eta) / (1 + eta)
-    high = min(1.0, low + beta * (1 - low))
+    high = min(1.0, low + xi * (1 - low))
     above = splitting._cell_in_unit_square(box[:, 0], box[:, 3], m, splitting.PIECES)
     below = splitting._cell_in_unit_square(box[:, 1], box[:, 2], m, splitting.PIECES)
     bound = float((above.two_level() / below.variance())[0])
@@ -263,30 +263,30 @@ def test_square_box_bounds_the_cells_inside(corner, size, inside, dim):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sigma=st.tuples(st.floats(0, 0.95), st.floats(0.001, 0.05)),
+    alpha=st.tuples(st.floats(0, 0.95), st.floats(0.001, 0.05)),
     width=st.tuples(st.floats(0.05, 8), st.floats(1.01, 1.3)),
     inside=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     dim=st.integers(20, 3000),
 )
-def test_strip_box_bounds_the_cells_inside(sigma, width, inside, dim):
+def test_strip_box_bounds_the_cells_inside(alpha, width, inside, dim):
     m = (dim - 3) / 2
     inverse = 1 / m
     box = np.array(
         [
-            [sigma[0], sum(sigma), width[0], width[0] * width[1], 0.9 * inverse, 1.1 * inverse],
+            [alpha[0], sum(alpha), width[0], width[0] * width[1], 0.9 * inverse, 1.1 * inverse],
         ]
     )
     bound, limit = splitting._strip_bounds(box, splitting.PIECES)
-    s = sigma[0] + inside[0] * sigma[1]
+    s = alpha[0] + inside[0] * alpha[1]
     w = width[0] * (1 + inside[1] * (width[1] - 1))
-    # Back to the sphere: s t + (1-s) t^2 = m (beta (1-eta) + beta^2 eta) for a cell of width w.
+    # Back to the sphere: s t + (1-s) t^2 = m (xi (1-eta) + xi^2 eta) for a cell of width w.
     product, difference = (1 - s) * w * w / m, s * w / m
-    beta = (difference + math.sqrt(difference**2 + 4 * product)) / 2
-    if beta > 1:
+    xi = (difference + math.sqrt(difference**2 + 4 * product)) / 2
+    if xi > 1:
         return  # the density ends inside this cell
-    eta = min(product / beta**2, 1.0)
+    eta = min(product / xi**2, 1.0)
     low = (1 - eta) / (1 + eta)
-    ratio = splitting.split_ratio(low, low + beta * (1 - low), dim)
+    ratio = splitting.split_ratio(low, low + xi * (1 - low), dim)
     assert ratio <= float(bound[0]) * (1 + 1e-7)
     assert float(limit[0]) <= laws.one_bit_distortion(dim) * (1 + 1e-12)
 
