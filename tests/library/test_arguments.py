@@ -179,7 +179,8 @@ def test_vectors_of_no_shape_are_not_drawn(bad):
         ),
         (lambda: laws.predicted_kl([0.5, 0.5], [0, 1], [0, 0], gain_mean=NAN), "gain_mean must"),
         (lambda: splitting.split_ratio(0.1, 0.2, 8, nodes=0), "nodes must be"),
-        (lambda: splitting.cover_from(9, nodes=2.5), "nodes must be"),
+        (lambda: splitting.cover_dimension(9, 0.3, most=0), "most must be"),
+        (lambda: splitting.cover_from(9, pieces=2.5), "pieces must be"),
     ],
 )
 def test_options_of_closed_forms_are_checked(call, message):

@@ -23,20 +23,17 @@ Condition = Callable[[FloatArray, FloatArray], NDArray[np.bool_]]
 EXACT = "exact"
 """The rows of the keys themselves, which no budget changes."""
 
-_GAP = "share of rows where the condition holds, n=4 minus mean of n=2, 3, 5: "
+_GAP = "share of rows, n = 4 minus mean of n = 2, 3, 5: "
 
 
 def predict_c11() -> ledger.Predictions:
-    """What the claim says: the condition binds at n = 4 and not at 2, 3 and 5."""
-    rows = (
-        "exact keys, synthetic",
-        "KQV keys, synthetic",
-        "QKQV keys, synthetic",
-        "KQV keys, captured heads",
-    )
+    """What the claim would say of the book's own condition: it binds at 4, not at 2, 3 and 5."""
+    rows = ("KQV keys, synthetic", "QKQV keys, synthetic", "KQV keys, captured heads")
     half = "a difference below one half"
     return ledger.Predictions(
-        "C11", [ledger.Prediction(_GAP + row, ledger.Above(0.5), half) for row in rows]
+        "C11",
+        [ledger.Prediction(_GAP + row, ledger.Above(0.5), half, scope="ours") for row in rows],
+        missing="the paper's sufficient condition, word for word",
     )
 
 
@@ -96,13 +93,14 @@ def measure_captured_shares(
     condition: Condition,
     *,
     seed: int,
-) -> dict[str, FloatArray]:
-    """The same on the first window of every captured head: shapes (head, budget).
+) -> dict[str, dict[str, FloatArray]]:
+    """The same on the first window of every captured head: by model, shapes (head, budget).
 
     Keys of the result are "exact" and "quantized".
     """
-    exact, quantized = [], []
-    for cache in caches.values():
+    found: dict[str, dict[str, FloatArray]] = {EXACT: {}, "quantized": {}}
+    for name, cache in caches.items():
+        exact, quantized = [], []
         for head in heads.heads(cache, dtype=np.float32):
             q, k = head.q[0], head.k[0]
             share = share_holding(q, k, condition, causal=head.causal)
@@ -110,7 +108,8 @@ def measure_captured_shares(
             quantized.append(
                 shares_by_budget(q, k, quantizers, condition, seed=seed, causal=head.causal)
             )
-    return {EXACT: np.stack(exact), "quantized": np.stack(quantized)}
+        found[EXACT][name], found["quantized"][name] = np.stack(exact), np.stack(quantized)
+    return found
 
 
 def gap(shares: FloatArray) -> FloatArray:
@@ -122,26 +121,35 @@ def gap(shares: FloatArray) -> FloatArray:
 def judge_c11(
     predictions: ledger.Predictions,
     synthetic_shares: Mapping[str, FloatArray],
-    captured_shares: FloatArray,
+    captured_shares: Mapping[str, FloatArray],
 ) -> ledger.Verdict:
-    """Hold the gap between budgets against the claim.
+    """Show the gap between budgets, under the book's own condition, beside the claim.
 
     Parameters
     ----------
     predictions : Predictions
     synthetic_shares : mapping
-        Arrays of shape (draw, budget, family) for "exact", "KQV" and "QKQV".
-    captured_shares : array, shape (head, budget)
-        Of KQV's keys.
+        Arrays of shape (draw, budget, family) for "exact", "KQV" and "QKQV"; intervals run over
+        draws.
+    captured_shares : mapping
+        Of KQV's keys: model to array of shape (head, budget); the interval runs over the models'
+        means.
     """
     measured = {
-        f"{_GAP}{name} keys, synthetic": stats.mean_interval([gap(draw).mean() for draw in shares])
-        for name, shares in synthetic_shares.items()
+        f"{_GAP}{name} keys, synthetic": stats.mean_interval(
+            [gap(draw).mean() for draw in synthetic_shares[name]]
+        )
+        for name in ("KQV", "QKQV")
     }
-    measured[f"{_GAP}KQV keys, captured heads"] = stats.mean_interval(gap(captured_shares.T))
+    by_model = [gap(shares.T).mean() for shares in captured_shares.values()]
+    measured[f"{_GAP}KQV keys, captured heads"] = stats.mean_interval(by_model)
+    largest = max(abs(interval.estimate) for interval in measured.values())
     return predictions.verdict(
         measured,
-        note="The condition is about attention rows and does not depend on n; no condition "
-        "monotone in the noise can hold at 4 but not at 3 and 5. Nor is there a geometric win to "
-        "explain.",
+        what_is_true="The paper's condition is not known; the exact leading-order condition for "
+        "superlinear amplification, which speaks of an attention row, holds on almost the same "
+        "share of rows at n = 4 as at n = 2, 3 and 5 (they differ by "
+        f"{100 * largest:.1f} percentage points at most, synthetic keys at d = 64 and captured "
+        "heads).",
+        note="With good codebooks there is no geometric win at 2, 3 and 5 to explain (C10).",
     )

@@ -196,21 +196,15 @@ def search_numbers(settings: Sequence[Setting]) -> dict[str, float]:
     hits = [s for s in settings if s.is_published]
     gapped = [s for s in settings if s.pattern in ("gap", "{2,3,5}")]
     dead = [s for s in gapped if s.family.start in (FULL_RANGE, "±6σ")]
-    none = sum(not s.winning for s in settings)
     counts = {
         "settings": len(settings),
-        "families": len(settings) // len({s.sketch for s in settings}),
         "distinct": len({s.winning for s in settings}),
         "hits": len(hits),
         "hits-mmse": sum(s.sketch == "MMSE" for s in hits),
         "hits-start": sum(s.family.start == FULL_RANGE for s in hits),
-        "hits-256": sum(s.family.dim >= 256 for s in hits),
-        "gaussian-any": sum(bool(s.winning) for s in settings if s.sketch == "Gaussian"),
     }
     starts = {"3sigma": "±3σ", "quantiles": "quantiles", "range": FULL_RANGE}
     return {name: float(count) for name, count in counts.items()} | {
-        "hits-percent": 100 * len(hits) / len(settings),
-        "none-percent": 100 * none / len(settings),
         "gapped-dead": 100 * len(dead) / max(len(gapped), 1),
         **{f"clean-{name}": clean_percent(settings, start) for name, start in starts.items()},
     }
@@ -283,6 +277,11 @@ class Training:
         """Budgets that a sketch wins with these codebooks."""
         return winning_set(self.distortions(iterations), sketch_constant(sketch, self.dim))
 
+    def is_fixed(self, iterations: int, later: int) -> bool:
+        """Whether no level of any codebook moved between two numbers of iterations."""
+        early, late = self.books[iterations], self.books[later]
+        return all(np.array_equal(early[n].levels, late[n].levels) for n in BITS)
+
     def live_levels(self, iterations: int) -> list[int]:
         """Levels that are nearest to at least one sample, for 1 to 6 bits."""
         books = self.books[iterations]
@@ -304,12 +303,6 @@ def measure_trainings(
         sample = training_sample(dim, log_size, rng)
         found.append(Training(dim, sample, train(sample, dim, start, iterations, rng)))
     return found
-
-
-def example_levels(trainings: Iterable[Training], iterations: int) -> list[int] | None:
-    """Live levels of the first training with the published set; None where there is none."""
-    found = (t.live_levels(iterations) for t in trainings if t.winning_set(iterations) == PUBLISHED)
-    return next(found, None)
 
 
 def best_distortion(dim: int, levels: int, *, steps: int = 150) -> float:

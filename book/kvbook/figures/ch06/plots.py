@@ -19,7 +19,8 @@ from kvbook import plotting
 from kvbook.experiments import ch06
 from kvbook.experiments.ch06 import BUDGETS, Budgets, KeyErrors, Setting, Sketch, Training
 from kvbook.experiments.common import distortion
-from kvlib import stats
+from kvlib.laws import sphere
+from kvlib.quantize import codebooks
 
 KQV, QKQV = plotting.SCHEME_COLORS["KQV"], plotting.SCHEME_COLORS["QKQV"]
 _BUDGET_LABEL = "budget n (bits a coordinate)"
@@ -76,9 +77,9 @@ def improvement_by_dimension(dims: Sequence[int]) -> Figure:
     for sketch, dash in dashes.items():
         constants = [ch06.sketch_constant(sketch, d) for d in dims]
         ax.plot(dims, constants, color=QKQV, linestyle=dash, linewidth=2.2)
-    ax.annotate("c, orthogonal sketch, unbiased", (60, 0.575), color=QKQV)
-    ax.annotate("c, orthogonal sketch, MMSE", (60, 0.375), color=QKQV)
-    ax.annotate("c of a Gaussian sketch: above 1", (60, 0.645), color=plotting.MUTED)
+    ax.annotate("c, orthogonal sketch, unbiased", (5.2, 0.575), color=QKQV)
+    ax.annotate("c, orthogonal sketch, MMSE", (5.2, 0.375), color=QKQV)
+    ax.annotate("c of a Gaussian sketch: above 1", (5.2, 0.645), color=plotting.MUTED)
     ax.axvspan(1.8, 3.2, color=plotting.MUTED, alpha=0.12, linewidth=0)
     ax.annotate("exceptions", (1.84, 0.645), color=plotting.MUTED, **_SMALL)
     ax.set(xscale="log", xlim=(1.8, 1700), ylim=(0.15, 0.68))
@@ -154,88 +155,42 @@ def _draw_ratios(ax: Any, frame: pd.DataFrame, *, size: float) -> None:
     )
 
 
-def spike_errors(
-    arms: Mapping[str, KeyErrors], energies: Sequence[float], *, share: float, dim: int
-) -> Figure:
-    """Errors on keys of one spike: by budget at one share of the energy, and by share at n = 2.
+def dead_levels(training: Training, bits: int, iterations: int) -> Figure:
+    """Where the levels of a codebook start and end on the range of the law; below, the best ones.
 
     Parameters
     ----------
-    arms : mapping
-        Errors for "one Hadamard round", "two rounds" and "Haar"; the kinds are the energies.
-    energies : sequence of float
-    share : float
-        The one of them that the left panel shows.
-    dim : int
+    training : Training
+        Started on [-1, 1].
+    bits, iterations : int
     """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
-    _draw_spike_by_budget(left, arms, energies.index(share), share, dim)
-    left.set(yscale="log", xlabel=_BUDGET_LABEL, xticks=list(BUDGETS))
-    left.set(ylabel="relative squared error", title=f"A spike of {share:.0%}")
-    _draw_spike_by_energy(right, arms, energies)
-    _mark_tie(right, 0.05)
-    right.set(xscale="log", yscale="log", ylim=(0.05, 2), title="At two bits")
-    right.set(xlabel="energy of the spike / rest", ylabel="error at n=2, QKQV / KQV")
-    _log_ticks(right.xaxis, [1, 4, 19, 99, 999])
-    _log_ticks(right.yaxis, [0.1, 0.3, 1])
-    right.annotate("QKQV ahead", (35, 0.62), color=plotting.MUTED, **_SMALL)
-    return fig
-
-
-def _draw_spike_by_budget(
-    ax: Any, arms: Mapping[str, KeyErrors], kind: int, share: float, dim: int
-) -> None:
-    """Both schemes under one round with their laws, and KQV under two rounds."""
-    budgets, sketch = list(BUDGETS), ch06.ORTHOGONAL_MMSE
-    one, two = arms["one Hadamard round"], arms["two rounds"]
-    ax.plot(budgets, one.plain[:, :, 0, kind].mean(axis=0), "o", color=KQV)
-    ax.plot(budgets, one.sketched[sketch][:, :, 0, kind].mean(axis=0), "^", color=QKQV)
-    ax.plot(budgets, two.plain[:, :, 0, kind].mean(axis=0), "o", color=KQV, fillstyle="none")
-    plain = [ch06.spike_error_law(dim, n, share) for n in budgets]
-    sketched = [ch06.sketched_spike_law(sketch, dim, n, share) for n in budgets]
-    for law in (plain, sketched):
-        plotting.theory_line(ax, budgets, law, label=None)
-    ax.annotate("KQV", (2.15, 0.2), color=KQV, fontweight="bold")
-    ax.annotate("QKQV, MMSE", (3.15, 0.075), color=QKQV, fontweight="bold")
-    ax.annotate("open: KQV, two rounds", (2.1, 0.0006), color=KQV, **_SMALL)
-
-
-def _draw_spike_by_energy(
-    ax: Any, arms: Mapping[str, KeyErrors], energies: Sequence[float]
-) -> None:
-    """QKQV over KQV at two bits, with 95% bands over draws, one line a rotation."""
-    hadamard, haar = (plotting.ROTATION_COLORS[name] for name in ("hadamard", "haar"))
-    colors = {"one Hadamard round": hadamard, "two rounds": "#56B4E9", "Haar": haar}
-    ratios = {
-        (arm, energy / (1 - energy)): np.exp(column)
-        for arm in colors
-        for energy, column in zip(
-            energies, arms[arm].log_ratios(ch06.ORTHOGONAL_MMSE)[:, 0].T, strict=True
-        )
-    }
-    frame = pd.DataFrame(ratios).melt(var_name=["arm", "odds"], value_name="ratio")
-    sns.lineplot(
-        frame,
-        x="odds",
-        y="ratio",
-        estimator=lambda values: stats.geometric_mean_interval(values).estimate,
-        errorbar=_geometric_ends,
-        hue="arm",
-        palette=colors,
-        style="arm",
-        markers={"one Hadamard round": "o", "two rounds": "s", "Haar": "D"},
-        dashes=False,
-        legend=False,
-        ax=ax,
+    fig, axes = plt.subplots(2, 1, figsize=(7.2, 4.2), sharex=True)
+    damaged = training.books[iterations][bits]
+    live = np.isin(np.arange(2**bits), damaged.quantize(training.sample))
+    best = codebooks.lloyd_max(training.dim, bits)
+    x = np.linspace(-1, 1, 2001)
+    density = sphere.coordinate_pdf(x, training.dim)
+    for ax in axes:
+        ax.fill_between(x, density / density.max(), color=plotting.MUTED, alpha=0.3, linewidth=0)
+        ax.set(ylim=(-0.32, 1.15), yticks=[])
+    top, bottom = axes
+    top.plot(np.linspace(-1, 1, 2**bits), np.full(2**bits, -0.18), "v", color=plotting.INK)
+    top.vlines(damaged.levels[live], 0, 1, color=KQV, linewidth=2)
+    top.vlines(
+        damaged.levels[~live], 0, 1, color=plotting.MUTED, linewidth=2, linestyle=(0, (3, 2))
     )
-    ax.annotate("two rounds, Haar", (1.2, 1.35), color=plotting.INK, **_SMALL)
-    ax.annotate("one Hadamard\nround", (1.15, 0.11), color=hadamard, **_SMALL)
-
-
-def _geometric_ends(values: Any) -> tuple[float, float]:
-    """Ends of the 95% interval of a geometric mean."""
-    interval = stats.geometric_mean_interval(values)
-    return interval.low, interval.high
+    bottom.vlines(best.levels, 0, 1, color=KQV, linewidth=2)
+    top.annotate(
+        f"dead: {int((~live).sum())} levels", (-0.98, 1.03), color=plotting.MUTED, **_SMALL
+    )
+    top.annotate(f"alive: {int(live.sum())}", (0.17, 0.62), color=KQV, **_SMALL)
+    top.annotate("▼ start", (0.17, 0.3), color=plotting.INK, **_SMALL)
+    bottom.annotate(f"the best {2**bits} levels", (0.2, 0.62), color=KQV, **_SMALL)
+    bottom.annotate("law of a coordinate", (0.2, 0.3), color=plotting.MUTED, **_SMALL)
+    top.set_title(f"Started on [−1, 1], after {iterations:,} iterations (n={bits})")
+    bottom.set_title("Lloyd–Max")
+    bottom.set(xlabel=f"coordinate of a unit vector, d={training.dim}", xlim=(-1.04, 1.04))
+    return fig
 
 
 def damaged_codebook(training: Training, iterations: int, exhibit: KeyErrors) -> Figure:
@@ -332,7 +287,7 @@ def _draw_most_common_sets(ax: Any, by_sample: Mapping[tuple[int, int], Sequence
     rows = []
     for (dim, size), sets in by_sample.items():
         found, number = Counter(sets).most_common(1)[0]
-        text = f"{''.join(map(str, found)) or 'none'}\n{number / len(sets):.0%}"
+        text = f"{ch06.set_name(found)}\n{number / len(sets):.0%}"
         rows.append((dim, size, order.index(ch06.pattern(found)), text))
     frame = pd.DataFrame(rows, columns=["dimension", "size", "pattern", "text"])
     fields = frame.pivot(index="size", columns="dimension").sort_index(ascending=False)
@@ -340,7 +295,7 @@ def _draw_most_common_sets(ax: Any, by_sample: Mapping[tuple[int, int], Sequence
         fields["pattern"].astype(int),
         annot=fields["text"],
         fmt="",
-        annot_kws={"fontsize": 11.5, "linespacing": 1.5},
+        annot_kws={"fontsize": 10, "linespacing": 1.5},
         cmap=ListedColormap(list(PATTERN_COLORS.values())),
         vmin=-0.5,
         vmax=len(order) - 0.5,
