@@ -97,6 +97,7 @@ LAWS = {
     "small_noise_kl": ("variance", 0.1, "share", 0.5),
     "student_t_kurtosis": ("positive", 3, "dim", 8),
     "sufficient_rows": ("positive", 0.1, "fraction", 0.1),
+    "matched_distortion": ("distortion", 0.1),
     "unbiased_distortion": ("distortion", 0.1),
 }
 BAD["end"] = [0, 0.1, 1.1, NAN, "1"]

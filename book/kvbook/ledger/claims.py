@@ -139,7 +139,7 @@ _PAPER = [
         "at n=4 it does.",
         "abstract",
         "",
-        "The condition is about attention rows and does not separate these budgets.",
+        "Cannot be tested without the condition itself; ours does not tell budgets apart.",
     ),
     Claim(
         "C12",
