@@ -6,6 +6,8 @@ direction. So keys are encoded once for the three, and stretched.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kvlib.checks import FloatArray
@@ -40,9 +42,15 @@ def stretched(x: FloatArray, decoded: FloatArray) -> dict[str, FloatArray]:
 
 
 def decode_all(
-    x: FloatArray, bits: int, *, rounds: int = 1, seed: int, side_dtype: str = "float32"
+    x: FloatArray,
+    bits: int,
+    *,
+    rounds: int = 1,
+    seed: int,
+    wanted: Sequence[str] = CODES,
+    side_dtype: str = "float32",
 ) -> dict[str, FloatArray]:
-    """What each of :data:`CODES` makes of vectors, all under one rotation.
+    """What each code makes of vectors, all under one rotation.
 
     Parameters
     ----------
@@ -53,15 +61,18 @@ def decode_all(
         Hadamard rounds before the codebook; the Hadamard sketch has one of its own.
     seed : int
         Of the rotation and of the sketch.
+    wanted : sequence of str
+        Of :data:`CODES`.
     side_dtype : {"float16", "float32"}
         Float32 by default, for keys whose lengths half precision does not hold.
     """
     plain = RotatedQuantizer(bits, rounds=rounds, side_dtype=side_dtype)
     found = stretched(x, plain.encode(x, seed=seed).decode())
     for name, kind in ((QJL, "hadamard"), (QJL_GAUSSIAN, "gaussian")):
-        sketched = RotatedQuantizer(bits, rounds=rounds, sketch=kind, side_dtype=side_dtype)
-        found[name] = sketched.encode(x, seed=seed).decode()
-    return found
+        if name in wanted:
+            sketched = RotatedQuantizer(bits, rounds=rounds, sketch=kind, side_dtype=side_dtype)
+            found[name] = sketched.encode(x, seed=seed).decode()
+    return {name: found[name] for name in wanted}
 
 
 def squared_error(x: FloatArray, x_hat: FloatArray) -> FloatArray:
@@ -71,12 +82,19 @@ def squared_error(x: FloatArray, x_hat: FloatArray) -> FloatArray:
 
 
 def measure_codes(
-    q: FloatArray, k: FloatArray, bits: int, *, rounds: int = 1, seed: int, causal: bool = False
+    q: FloatArray,
+    k: FloatArray,
+    bits: int,
+    *,
+    rounds: int = 1,
+    seed: int,
+    causal: bool = False,
+    wanted: Sequence[str] = CODES,
 ) -> FloatArray:
-    """KL and squared error of every one of :data:`CODES`: shape (2, code, ...).
+    """KL and squared error of every code: shape (2, code, ...).
 
     Means over the rows, and over the tokens.
     """
-    found = decode_all(k, bits, rounds=rounds, seed=seed)
-    kl = [attention.attention_kl(q, k, found[c], causal=causal).mean(axis=-1) for c in CODES]
-    return np.stack([kl, [squared_error(k, found[c]) for c in CODES]])
+    found = decode_all(k, bits, rounds=rounds, seed=seed, wanted=wanted).values()
+    kl = [attention.attention_kl(q, k, x, causal=causal).mean(axis=-1) for x in found]
+    return np.stack([kl, [squared_error(k, x) for x in found]])

@@ -93,16 +93,25 @@ def _draw(
 
 
 def measure_one_bit(
-    *, dim: int, tokens: int, queries: int, draws: int, seed: np.random.SeedSequence
+    *,
+    dim: int,
+    tokens: int,
+    queries: int,
+    draws: int,
+    seed: np.random.SeedSequence,
+    spread: float = 1.0,
 ) -> dict[str, FloatArray]:
-    """KL and squared error of every code at one bit: shape (draw, 2, code), by kind of keys."""
+    """KL and squared error of every code at one bit: shape (draw, 2, code), by kind of keys.
+
+    ``spread`` is the standard deviation of the logits.
+    """
     kinds: dict[str, int | None] = {ISOTROPIC: None, **RANKS}
     found = {}
     for (name, rank), child in zip(kinds.items(), children(seed, len(kinds)), strict=True):
         each = []
         for one in children(child, draws):
             q, k, state = _draw(rank, dim, tokens, queries, one)
-            each.append(codes.measure_codes(q, k, 1, seed=state))
+            each.append(codes.measure_codes(np.float32(spread) * q, k, 1, seed=state))
         found[name] = np.array(each)
     return found
 
