@@ -59,6 +59,7 @@ from kvbook.experiments.ch10.spikes import (
     one_bit_share,
     one_hot_error_law,
     search_stretch,
+    second_round_on_average,
     sketch_share,
     sketched_spike_law,
     spike_error_law,
@@ -75,6 +76,7 @@ from kvbook.experiments.ch10.subjects import (
     captured_heads,
     draw_all,
     draw_subject,
+    heavy_share,
     share_numbers,
 )
 
@@ -112,6 +114,7 @@ __all__ = [
     "foretell",
     "gather",
     "harmful_shares",
+    "heavy_share",
     "improvement",
     "kl_ratio",
     "law_numbers",
@@ -133,6 +136,7 @@ __all__ = [
     "ratio_for_free",
     "ratio_without_norm",
     "search_stretch",
+    "second_round_on_average",
     "share_numbers",
     "sketch_constant",
     "sketch_share",

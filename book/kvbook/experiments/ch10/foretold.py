@@ -142,7 +142,7 @@ def gather(
         AGAIN_AT_FOUR: spikes.second_round(drawn, 4, (*SPIKES, HEAVY)),
         WINDOW: drawn.ratio(_SPIKE, 3, (MATCHED, 2)),
         SKETCH: drawn.ratio(_SPIKE, 2, (QJL, 1)),
-        ONE_OVER_TWO: spikes.one_bit_over_two(drawn, _SPIKE),
+        ONE_OVER_TWO: spikes.one_bit_over(drawn, _SPIKE, 2),
         HEADS: spikes.second_round_on_average(heads, heads.subjects[0], "squared error"),
         ALIGNED: four[UNBIASED],
         ALIGNED_QJL: four[QJL_GAUSSIAN],

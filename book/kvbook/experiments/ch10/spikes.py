@@ -111,10 +111,10 @@ def sketch_share(dim: int) -> float:
     )
 
 
-def one_bit_share(dim: int) -> float:
-    """Share from which on a matched code errs less with one bit than with two, one round."""
+def one_bit_share(dim: int, bits: int) -> float:
+    """Share from which on a matched code errs less with one bit than with ``bits``, one round."""
     return crossing_share(
-        lambda s: spike_error_law(dim, 1, s, MATCHED) - spike_error_law(dim, 2, s, MATCHED),
+        lambda s: spike_error_law(dim, 1, s, MATCHED) - spike_error_law(dim, bits, s, MATCHED),
         0.5,
         0.99,
     )
@@ -189,13 +189,13 @@ class CodeErrors:
         """The cell of the lowest KL and its ratio to the advised one; None if not worth the change.
 
         Worth it is a ratio whose whole interval lies below a tie, 5% under one. Of cells within
-        3% of the lowest it is the one of the fewest rounds, in the order of the codes.
+        3% of the lowest it is the one of the fewest rounds, the matched scale first.
         """
         present = [c for c in cells(bits) if np.isfinite(self.of(subject, bits, *c)).all()]
         found = {c: self.ratio(subject, bits, c) for c in present}
         lowest = min(ratio.estimate for ratio in found.values())
         near = [c for c in found if found[c].estimate <= 1.03 * lowest]
-        cell = min(near, key=lambda c: (c[1], CODES.index(c[0])))
+        cell = min(near, key=lambda c: (c[1], c[0] != MATCHED, CODES.index(c[0])))
         return (cell, found[cell]) if found[cell].high < 1 - TIE else None
 
     def joined(self, other: CodeErrors) -> dict[str, CodeErrors]:
@@ -247,7 +247,8 @@ def measure_captured(
 ) -> CodeErrors:
     """Every code on captured heads: geometric means over heads, one repetition a rotation.
 
-    One round and two. The subjects are all heads, and those of the language model trained at the right rate.
+    One round and two. The subjects are all heads, and those of the language model trained at the
+    right rate.
     """
     chosen = np.array([entry.language_model for entry in captured])
     found = []
@@ -400,10 +401,10 @@ def second_round_on_average(errors: CodeErrors, subject: str, what: str = "KL") 
     return geometric_mean_interval(np.exp(np.mean(np.log(ratios), axis=0)))
 
 
-def one_bit_over_two(errors: CodeErrors, subject: str) -> Interval:
-    """KL of the matched one-bit code over that of the matched two-bit code, paired."""
-    one, two = (errors.of(subject, n, MATCHED) for n in (1, 2))
-    return geometric_mean_interval(one / two)
+def one_bit_over(errors: CodeErrors, subject: str, bits: int) -> Interval:
+    """KL of the one-bit code over that of a finer one, paired, matched scale, one round."""
+    coarse, fine = (errors.of(subject, n, MATCHED) for n in (1, bits))
+    return geometric_mean_interval(coarse / fine)
 
 
 def norm_over_law(errors: CodeErrors, dim: int) -> Interval:
@@ -441,7 +442,8 @@ def law_numbers(dim: int) -> dict[str, float]:
     edge = codebooks.lloyd_max(dim, 2).edges[-1] * math.sqrt(dim)
     return found | {
         "sketch-from": 100 * sketch_share(dim),
-        "one-bit-from": 100 * one_bit_share(dim),
+        "one-bit-from": 100 * one_bit_share(dim, 2),
+        "one-bit-from-3": 100 * one_bit_share(dim, 3),
         "edge": float(edge),
     }
 
@@ -454,7 +456,9 @@ def spike_numbers(drawn: CodeErrors) -> dict[str, float]:
         "qjl-90": drawn.ratio(nearly, 2, (QJL, 1)).estimate,
         "norm-99": drawn.ratio(pure, 2, (NORM, 1)).estimate,
         "norm-999": drawn.ratio("spike 99.9%", 2, (NORM, 1)).estimate,
-        "one-bit-gain": 1 / one_bit_over_two(drawn, pure).estimate,
+        "one-bit-over-2": one_bit_over(drawn, pure, 2).estimate,
+        "one-bit-over-3": one_bit_over(drawn, pure, 3).estimate,
+        "one-bit-over-4": one_bit_over(drawn, pure, 4).estimate,
         "window-2": drawn.ratio(pure, 2, (MATCHED, 2)).estimate,
         "window-3": drawn.ratio(pure, 3, (MATCHED, 2)).estimate,
         "again-60": drawn.ratio(half, 3, (MATCHED, 2)).estimate,

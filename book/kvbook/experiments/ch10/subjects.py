@@ -90,3 +90,9 @@ def share_numbers(captured: list[Captured], limit: float = 0.9) -> Mapping[str, 
         "share-median": 100 * float(np.median(shares)),
         "share-above": int((shares > limit).sum()),
     }
+
+
+def heavy_share(dim: int, seed: np.random.SeedSequence, vectors: int = 20_000) -> float:
+    """Percent of Student-t vectors with more than half of their energy in one coordinate."""
+    energy = draw_subject(HEAVY, vectors, dim, np.random.default_rng(seed)) ** 2
+    return 100 * float(np.mean(energy.max(axis=-1) > energy.sum(axis=-1) / 2))
