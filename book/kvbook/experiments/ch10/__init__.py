@@ -47,6 +47,7 @@ from kvbook.experiments.ch10.spikes import (
     BUDGETS,
     ROUNDS,
     RULE,
+    SKETCHES,
     CodeErrors,
     ShareErrors,
     cells,
@@ -65,6 +66,7 @@ from kvbook.experiments.ch10.spikes import (
     spike_error_law,
     spike_numbers,
     uniform_error_law,
+    winning_share,
 )
 from kvbook.experiments.ch10.subjects import (
     DENSE,
@@ -95,6 +97,7 @@ __all__ = [
     "ROUNDS",
     "RULE",
     "SCALES",
+    "SKETCHES",
     "SPIKES",
     "SUBJECTS",
     "UNBIASED",
@@ -146,4 +149,5 @@ __all__ = [
     "squared_error",
     "stretched",
     "uniform_error_law",
+    "winning_share",
 ]

@@ -104,6 +104,29 @@ def crossing_share(excess: Callable[[float], float], low: float, high: float) ->
     return float(optimize.brentq(excess, low, high, xtol=1e-5))
 
 
+SKETCHES = ("Gaussian", "orthogonal", "orthogonal, MMSE")
+
+
+def sketch_constant(sketch: str, dim: int) -> float:
+    """What a sketch of :data:`SKETCHES` leaves of a residual's energy."""
+    if sketch == "Gaussian":
+        return laws.gaussian_sketch_error(dim)
+    c = laws.orthogonal_sketch_error(dim)
+    return laws.mmse_error(c) if sketch.endswith("MMSE") else c
+
+
+def winning_share(dim: int, bits: int, sketch: str) -> float | None:
+    """Share from which on QKQV's squared error is below KQV's (the norm), None if nowhere."""
+    c = sketch_constant(sketch, dim)
+
+    def excess(share: float) -> float:
+        return c * spike_error_law(dim, bits - 1, share) - spike_error_law(dim, bits, share)
+
+    if excess(1 - 1e-6) > 0:
+        return None
+    return crossing_share(excess, 0.3, 1 - 1e-6)
+
+
 def sketch_share(dim: int) -> float:
     """Share from which on, at two bits, the sketch errs less than the matched code, one round."""
     return crossing_share(
@@ -442,6 +465,10 @@ def law_numbers(dim: int) -> dict[str, float]:
     edge = codebooks.lloyd_max(dim, 2).edges[-1] * math.sqrt(dim)
     return found | {
         "sketch-from": 100 * sketch_share(dim),
+        **{
+            f"kqv-{word}-from": 100 * (winning_share(dim, 2, sketch) or 1)
+            for word, sketch in zip(("gaussian", "orthogonal", "mmse"), SKETCHES, strict=True)
+        },
         "one-bit-from": 100 * one_bit_share(dim, 2),
         "one-bit-from-3": 100 * one_bit_share(dim, 3),
         "edge": float(edge),
