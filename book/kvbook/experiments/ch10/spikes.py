@@ -58,7 +58,7 @@ def one_hot_error_law(dim: int, bits: int) -> float:
 
 @cache
 def spike_moments_law(
-    dim: int, bits: int, share: float, points: int = 20_000
+    dim: int, bits: int, share: float, points: int = 10_000
 ) -> tuple[float, float]:
     """Mean gain <u, Q(u)> and mean energy |Q(u)|^2 of a spike under one round.
 
