@@ -93,3 +93,35 @@ def alive(pid):
         return False
     status = Path(f"/proc/{pid}/stat")
     return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def ledger_record(**changes):
+    """A record of the ledger as a verdict's cell carries it, with what a test changes."""
+    empty = {"statement": [], "number": []}
+    plain = {
+        "id": "T03",
+        "verdict": "CONFIRMED",
+        "number_verdict": None,
+        "what_is_true": "It is so.",
+        "held": 1,
+        "total": 2,
+        "ours_held": 0,
+        "ours_total": 0,
+        "exceptions": empty,
+        "readings_tried": empty,
+        "readings_holding": empty,
+        "missing": "",
+        "pilots": "",
+        "prediction": "first: 1 ± 2",
+        "falsifier": "outside",
+        "rule": "within",
+        "measured": 1.0,
+        "low": 0.9,
+        "high": 1.1,
+        "example_that_holds": None,
+        "example_that_fails": None,
+        "anchor": "verdict-t03",
+        "note": "",
+        "checks": [],
+    }
+    return plain | changes

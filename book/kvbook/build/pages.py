@@ -42,17 +42,37 @@ INTRODUCTION = """\
 (claims)=
 # The claims, one by one
 
-Every row is read off the executed chapters when the book is built. A verdict is computed by a
-rule that the chapter fixed before it measured; it links to the cell that computed it.
+We have read the paper's abstract, its figure captions and a public review of it, not its full
+text. Statements below are in our words, after those of abstract and captions; where a definition
+is not known we name the one that we chose.
 
-- **SUPPORTED**: the whole interval of every measurement lies where the prediction said.
-- **NOT SUPPORTED**: the whole interval lies outside.
-- **PARTIAL**: some checks of the claim hold and some fail.
-- **INCONCLUSIVE**: an interval straddles the boundary, so these measurements cannot decide.
-- **NOT YET TESTED**: no chapter has measured it; the column "predicted" says what we expect.
+Every row is read off the executed chapters. A verdict is computed by a rule that the chapter
+stated before it measured, and links to the cell that computed it. A claim has one verdict on its
+*statement* and, where it prints a number, one on the *number*.
 
-Where a claim has several checks, the row shows the one its verdict hangs on; the cell shows all.
+- **HOLDS**: every check of the claim holds: its whole interval lies where the claim puts it.
+- **HOLDS WITH EXCEPTIONS**: true as a general statement; fewer than half of its instances fail or
+  stay undecided, and the row names them.
+- **ONE READING ONLY**, **SOME READINGS ONLY**: the words allow several readings, and not all of
+  them give it. The row says how many were tried and which hold. One is enough for the claim.
+- **FAILS**; **NOT REPRODUCED** for a number: a check without which the claim is not what it says,
+  or half of its instances, lie outside with their whole interval.
+- **INCONCLUSIVE**: intervals straddle the boundary, or the verdict depends on the seed.
+- **NOT TESTABLE HERE**: what one would need is named, and nobody here has it.
+
+Results of the book are **CONFIRMED**, **CONFIRMED WITH EXCEPTIONS**, **REFUTED** or INCONCLUSIVE.
+
+"9 of 12 checks hold" counts the checks inside the claim's own scope; only they decide. Checks "of
+ours" go beyond it: other sketches, budgets, data. Each row shows one check that holds and one that
+fails, with intervals; the chapter's cell shows all. † marks rules of which a tolerance or a size
+was settled after a pilot run.
 """
+
+HEADINGS = {
+    "paper": "What the paper claims",
+    "review": "What the paper's reviewer asks",
+    "result": "What the book derives",
+}
 
 
 def title(path: Path) -> str:
@@ -73,14 +93,16 @@ def claims_page(found: Sequence[Row], titles: Mapping[str, tuple[str, str]]) -> 
     found : list of dict
         As from `kvbook.ledger.read_ledger`.
     titles : dict
-        Chapter ("7", "7b") to (path from the repository, title), of the chapters there are.
+        Chapter ("7", "A1") to (path from the repository, title), of the chapters there are.
     """
-    paper = [row for row in found if row["kind"] == "paper"]
-    results = [row for row in found if row["kind"] != "paper"]
-    text = [INTRODUCTION, "## What the paper claims\n", rows.tally(paper) + "\n"]
-    text += rows.sections(paper, titles)
-    text += ["## What the book derives\n", rows.tally(results) + "\n"]
-    text += rows.sections(results, titles)
+    kinds = {kind: [row for row in found if row["kind"] == kind] for kind in HEADINGS}
+    text = [INTRODUCTION]
+    for kind, heading in HEADINGS.items():
+        text.append(f"## {heading}\n")
+        numbers = [row for row in kinds[kind] if row["number_verdict"]]
+        ending = f"; numbers: {rows.tally(numbers, 'number_verdict')}." if numbers else "."
+        text.append(f"{rows.tally(kinds[kind])}{ending}\n")
+        text += rows.sections(kinds[kind], titles)
     text += rows.seeds_section(found)
     return "\n".join(text).rstrip("\n") + "\n"
 

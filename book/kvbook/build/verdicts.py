@@ -6,9 +6,9 @@
 What a seed gives goes to `_build/runs/`, and a chapter is executed under a seed only where no
 current result lies there: after an interruption, or a change to one chapter, the same command
 does the rest. The table goes to `book/verdict_stability.json`, which the ledger reads: a
-verdict that is not the same under all seeds is INCONCLUSIVE there. A chapter that fails under a
-seed does not stop the others; it counts as a verdict of its own, NO RESULT, and is tried again
-the next time.
+verdict, on a statement or a number, that is not the same under all seeds is INCONCLUSIVE there. A
+chapter that fails under a seed does not stop the others; it counts as a verdict of its own, NO
+RESULT, and is tried again the next time.
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ def command(options: argparse.Namespace) -> int:
         paths = chosen(root, options.chapter)
         failures = try_seeds(paths, runs, options.jobs)
         for row in store(root, paths, runs):
-            print(f"{row['id']}  {row['stability']['summary']}")
+            known = row["stability"]
+            number = f"; number: {known['number_summary']}" if known["number_summary"] else ""
+            print(f"{row['id']}  {known['summary']}{number}")
     print(f"table: book/{stability.FILE}")
     if failures:
         raise ChapterProblem(f"{failures} runs failed, see above and _build/logs")

@@ -14,11 +14,12 @@ The verdict cell's output carries a machine-readable record. :func:`read_ledger`
 from executed notebooks and from nowhere else, so a verdict cannot be typed.
 """
 
+from kvbook.ledger.checks import Check, Prediction
 from kvbook.ledger.claims import CLAIMS, Claim
-from kvbook.ledger.predictions import Prediction, Predictions
+from kvbook.ledger.predictions import Predictions
 from kvbook.ledger.read import read_document, read_ledger, verdict_records
 from kvbook.ledger.rules import Above, Below, Estimate, Rule, Within, tie
-from kvbook.ledger.verdicts import MIME_TYPE, Check, Verdict
+from kvbook.ledger.verdicts import MIME_TYPE, Verdict
 
 __all__ = [
     "CLAIMS",

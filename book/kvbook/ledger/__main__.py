@@ -1,4 +1,4 @@
-"""``python -m kvbook.ledger``: every claim with prediction, measurement and verdict."""
+"""``python -m kvbook.ledger``: every claim with its verdicts, what is true, and the evidence."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from kvbook import ledger
-from kvbook.ledger import stability
+from kvbook.ledger import render, stability
+from kvbook.ledger.rows import counts
 from kvlib import cli
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
-        print(f"{row['id']}  {row['verdict']:<14}  ch. {row['chapter']}  {row['notebook'] or ''}")
-        print(textwrap.indent(textwrap.fill(row["statement"], 88), "     "))
-        print(textwrap.indent(textwrap.fill(f"predicted: {row['prediction']}", 88), "     "))
-        if row["measured"] is not None:
-            print(f"     measured:  {row['measured']} [{row['low']}, {row['high']}]")
+        number = f"; number: {row['number_verdict']}" if row["number_verdict"] else ""
+        print(f"{row['id']}  {row['verdict']}{number}  {row['notebook'] or 'no chapter'}")
+        _print_part("claim", row["statement"])
+        _print_part("true", row["what_is_true"])
+        _print_part("checks", counts(row))
+        for key, word in (("example_that_holds", "holds"), ("example_that_fails", "fails")):
+            if row[key]:
+                interval = render.interval(*(row[key][k] for k in ("measured", "low", "high")))
+                _print_part(word, f"{row[key]['label']}: {interval}")
         if row["stability"] is not None:
-            print(f"     seeds:     {row['stability']['summary']}")
+            _print_part("seeds", row["stability"]["summary"])
+
+
+def _print_part(name: str, text: str) -> None:
+    """One labelled paragraph, if there is anything to say."""
+    if text:
+        lines = textwrap.fill(text, 100, initial_indent=f"     {name + ':':<8}")
+        print(lines.replace("\n", "\n" + " " * 13))
 
 
 def _print_ledger(options: argparse.Namespace) -> int:

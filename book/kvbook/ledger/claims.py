@@ -365,9 +365,9 @@ _RESULTS = [
     Claim(
         "T19",
         "9",
-        "With the mean of a finished window, the book's scheme C-EDEN has lower KL and output error "
-        "than KV, KQV and QKQV at n=2, 3, 4 on the captured heads; by how much follows from D and "
-        "radial gain.",
+        "With the mean of a finished window, the book's scheme C-EDEN has lower KL and output "
+        "error than KV, KQV and QKQV at n=2, 3, 4 on the captured heads; by how much follows from "
+        "D and radial gain.",
         "",
         "",
         "KL gain over KQV of 0.90, 1.00, 1.04 on isotropic keys, d=128; about 1.5 on real heads.",

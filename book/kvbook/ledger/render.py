@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kvbook.ledger.words import CLAIM, NUMBER, OURS, SHOWN, STATEMENT
@@ -87,9 +87,7 @@ def remarks(record: Mapping[str, Any]) -> Iterator[str]:
 def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The checks group by group, under a heading where there is more than one group."""
     groups = {
-        title: [
-            c for c in checks if c["scope"] == scope and (part is None or c["part"] == part)
-        ]
+        title: [c for c in checks if c["scope"] == scope and (part is None or c["part"] == part)]
         for (scope, part), title in GROUPS.items()
     }
     present = {title: found for title, found in groups.items() if found}
@@ -100,10 +98,15 @@ def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             label = f"{check['reading']}: " if check["reading"] else ""
             measured = interval(check["measured"], check["low"], check["high"])
             cells = (label + check["label"], check["prediction"], measured, check["verdict"])
-            yield _row([*map(html.escape, cells[:3]), f'<span class="kv-check {check["verdict"]}">{check["verdict"]}</span>'])
+            yield _row(
+                [
+                    *map(html.escape, cells[:3]),
+                    f'<span class="kv-check {check["verdict"]}">{check["verdict"]}</span>',
+                ]
+            )
 
 
-def _row(cells: Any) -> str:
+def _row(cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 

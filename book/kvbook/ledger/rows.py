@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbook.ledger import render
-from kvbook.ledger.words import (
-    INCONCLUSIVE,
-    NO_RESULT,
-    NOT_SUPPORTED,
-    NOT_YET_TESTED,
-    PARTIAL,
-    SUPPORTED,
-)
+from kvbook.ledger.words import CLAIM, NO_RESULT, NOT_YET_TESTED, VERDICTS
 
 Row = Mapping[str, Any]
 """As from :func:`kvbook.ledger.read_ledger`."""
@@ -27,18 +20,11 @@ SEEDS = """\
 ## Do the verdicts depend on the seed?
 
 Every chapter draws its data, rotations and sketches from one root seed. `make verdicts` executes
-the chapters again under further seeds, {first} to {last}, with the same rules and sizes. The first
-mark below is the page's own seed. **A verdict that is not the same under all of them is
-INCONCLUSIVE in the tables above**, whatever its page says; the last column names the checks that
-move, which may happen without moving the verdict.
+the chapters again under further seeds, {first} to {last}, with the same rules and sizes; what it
+found is stored, and read when the book is built. **A verdict that is not the same under all seeds
+is INCONCLUSIVE in the tables above**, whatever its page says; one that moves between holding and
+holding with exceptions is the weaker of the two.
 """
-MARKS = {
-    SUPPORTED: "S",
-    PARTIAL: "P",
-    NOT_SUPPORTED: "N",
-    INCONCLUSIVE: "I",
-    NO_RESULT: "×",
-}
 
 
 # Small parts -----------------------------------------------------------------------------------
@@ -55,22 +41,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def badge(row: Row) -> str:
-    """The verdict in its colour, linked to the cell that computed it."""
-    verdict = row["verdict"]
-    css = "not-tested" if verdict == NOT_YET_TESTED else render.css_class(verdict)
-    text = f'<span class="kv-badge {css}">{verdict}</span>'
+def badge(row: Row, verdict: str) -> str:
+    """A verdict in its colour, linked to the cell that computed it."""
+    text = render.badge(verdict)
     if not row["notebook"]:
         return text
     page = "../" + row["notebook"].removesuffix(".ipynb") + ".html"
     return f'<a href="{page}#{row["anchor"]}">{text}</a>'
 
 
-def mark(verdict: str, title: str = "") -> str:
-    """One verdict as a letter in its colour."""
-    text = f' title="{title}"' if title else ""
-    css = render.css_class(verdict)
-    return f'<span class="kv-badge {css}"{text}>{MARKS[verdict]}</span>'
+def badges(row: Row) -> str:
+    """Both verdicts of a row, or the one there is."""
+    text = badge(row, row["verdict"])
+    if row["number_verdict"]:
+        text += f"<br><small>number:</small> {badge(row, row['number_verdict'])}"
+    return text + (" †" if row["pilots"] else "")
 
 
 def link(row: Row) -> str:
@@ -78,30 +63,54 @@ def link(row: Row) -> str:
     return f'<a href="claims.html#{row["id"].lower()}">{row["id"]}</a>'
 
 
-def measured(row: Row) -> str:
-    """Value and interval of a row, or a dash."""
-    if row["measured"] is None:
-        return "—"
-    return escape(render.interval(row["measured"], row["low"], row["high"]))
-
-
-def tally(rows: Sequence[Row]) -> str:
-    """How many rows have which verdict."""
-    verdicts = [row["verdict"] for row in rows]
-    kinds = sorted(set(verdicts), key=lambda kind: (kind == NOT_YET_TESTED, kind))
+def tally(rows: Sequence[Row], key: str = "verdict") -> str:
+    """How many rows have which verdict, the best first."""
+    verdicts = [row[key] for row in rows if row[key]]
+    kinds = sorted(set(verdicts), key=VERDICTS.index)
     parts = [f"{verdicts.count(kind)} {kind.lower()}" for kind in kinds]
-    return f"{len(rows)} in all: {', '.join(parts)}."
+    return f"{len(verdicts)} in all: {', '.join(parts)}"
+
+
+def counts(row: Row) -> str:
+    """ "9 of 12 checks hold", with those of the book's own beside it."""
+    parts = []
+    if row["total"]:
+        parts.append(f"{row['held']} of {row['total']} {_checks(row['total'])} hold")
+    if row["ours_total"]:
+        parts.append(f"{row['ours_held']} of {row['ours_total']} of ours")
+    return "; ".join(parts)
+
+
+def _checks(count: int) -> str:
+    return "check" if count == 1 else "checks"
+
+
+def example(check: Row) -> str:
+    """One check in words: what was measured, with its interval, and what was predicted."""
+    of = " (ours)" if check["scope"] != CLAIM else ""
+    reading = f"{check['reading']}: " if check["reading"] else ""
+    value = render.interval(check["measured"], check["low"], check["high"])
+    return escape(f"{reading}{check['label']}{of}: {value}, predicted {check['prediction']}")
+
+
+def evidence(row: Row) -> str:
+    """What stands behind a row in small print: counts, a check that holds, one that fails."""
+    parts = [counts(row)]
+    for key, word in (("example_that_holds", "Holds"), ("example_that_fails", "Fails")):
+        if row[key]:
+            parts.append(f"*{word}:* {example(row[key])}")
+    return ". ".join(part for part in parts if part)
 
 
 def chapter_of(row: Row) -> str:
-    """The chapter that judged a claim ("7", "7b", "A1"), or the one that will."""
+    """The chapter that judged a claim ("7", "A1"), or the one that will."""
     if not row["notebook"]:
         return str(row["chapter"])
     return Path(row["notebook"]).stem.split("_")[0].lstrip("0")
 
 
 def reading_order(chapter: str) -> tuple[float, str]:
-    """Key that sorts "7", "7b", "10" and "A1" as the book does."""
+    """Key that sorts "7", "10" and "A1" as the book does."""
     number = re.match(r"\d+", chapter)
     return (int(number[0]) if number else math.inf, chapter)
 
@@ -116,7 +125,7 @@ def sections(rows: Sequence[Row], titles: Mapping[str, tuple[str, str]]) -> Iter
     ----------
     rows : sequence of mapping
     titles : mapping
-        Chapter ("7", "7b") to (path from the repository, title), of the chapters there are.
+        Chapter ("7", "A1") to (path from the repository, title), of the chapters there are.
     """
     ordered = sorted(rows, key=lambda row: (reading_order(chapter_of(row)), row["id"]))
     for chapter, group in groupby(ordered, key=chapter_of):
@@ -131,40 +140,54 @@ def sections(rows: Sequence[Row], titles: Mapping[str, tuple[str, str]]) -> Iter
 
 
 def _claims_table(rows: Sequence[Row]) -> str:
-    header = ["verdict", "claim" if _of_paper(rows[0]) else "result", "predicted", "measured"]
+    header = ["claim" if _of_paper(rows[0]) else "result", "verdict", "what is true"]
     return table(header, [_claim_row(row) for row in rows])
 
 
 def _of_paper(row: Row) -> bool:
-    return bool(row["kind"] == "paper")
+    return bool(row["kind"] != "result")
 
 
 def _claim_row(row: Row) -> list[str]:
     """One row of the claims page, which cross references can name by its id."""
-    statement = escape(row["statement"])
+    statement = f'<strong id="{row["id"].lower()}">{row["id"]}</strong> {escape(row["statement"])}'
     place = "; ".join(escape(row[key]) for key in ("published", "place") if row[key])
     if place:
-        statement += f"<br><small>{'Paper: ' if _of_paper(row) else ''}{place}</small>"
-    name = f'<strong id="{row["id"].lower()}">{row["id"]}</strong><br>{badge(row)}'
-    if seeds_tried(row):
-        name += f"<br><small>{_seeds_in_words(row)}</small>"
-    return [name, statement, escape(row["prediction"]), measured(row)]
+        statement += f"<br><small>{'Paper: ' if row['kind'] == 'paper' else ''}{place}</small>"
+    moved = f"<br><small>{_seeds_in_words(row)}</small>" if _moves(row) else ""
+    small = [evidence(row), *(escape(remark) for remark in render.remarks(row))]
+    text = f"{_truth(row)}<br><small>{'<br>'.join(part for part in small if part)}</small>"
+    return [statement, badges(row) + moved, text]
+
+
+def _truth(row: Row) -> str:
+    if row["verdict"] == NOT_YET_TESTED:
+        return f"We expect: {escape(row['prediction'])}"
+    return escape(row["what_is_true"])
 
 
 def front_table(rows: Sequence[Row]) -> str:
-    """The front page's table: each claim of the paper and its verdict."""
-    paper = [row for row in rows if _of_paper(row)]
+    """The front page's table: each claim of the paper, its verdicts and what is true."""
+    paper = [row for row in rows if row["kind"] == "paper"]
     lines = []
     for row in paper:
-        note = f"<br><small>{_seeds_in_words(row)}</small>" if _flips(row) else ""
-        lines.append([link(row), escape(row["statement"]), badge(row) + note])
-    return f"{tally(paper)}\n\n:::{{div}} kv-front\n{table(['', 'claim', 'verdict'], lines)}\n:::"
+        moved = f"<br><small>{_seeds_in_words(row)}</small>" if _moves(row) else ""
+        claim = f"{link(row)} {escape(row['statement'])}"
+        if row["published"]:
+            claim += f"<br><small>Paper: {escape(row['published'])}</small>"
+        truth = f"{_truth(row)}<br><small>{evidence(row)}</small>"
+        lines.append([claim, badges(row) + moved, truth])
+    text = f"Statements: {tally(paper)}. Published numbers: {tally(paper, 'number_verdict')}."
+    rules = "† marks rules that a pilot run shaped."
+    body = table(["claim", "verdict", "what is true"], lines)
+    return f"{text} {rules}\n\n:::{{div}} kv-front\n{body}\n:::"
 
 
 def in_words(row: Row) -> str:
-    """A verdict, with the seeds that changed it."""
-    verdict: str = row["verdict"]
-    return f"{verdict} ({row['stability']['summary']})" if _flips(row) else verdict
+    """The verdicts of a row, with the seeds that changed them."""
+    number = f", number {row['number_verdict']}" if row["number_verdict"] else ""
+    text = f"{row['verdict']}{number}"
+    return f"{text} ({row['stability']['summary']})" if _moves(row) else text
 
 
 # Verdicts under other seeds --------------------------------------------------------------------
@@ -175,61 +198,71 @@ def seeds_tried(row: Row) -> Mapping[str, Any] | None:
     return row.get("stability")
 
 
-def _flips(row: Row) -> bool:
-    """Whether the seeds changed a row's verdict."""
+def _moves(row: Row) -> bool:
+    """Whether the seeds changed a row's verdicts."""
     known = seeds_tried(row)
-    return known is not None and row["verdict"] != known["page"]
+    own = known and (known["page"], known["number_page"])
+    return known is not None and (row["verdict"], row["number_verdict"]) != own
 
 
 def _seeds_in_words(row: Row) -> str:
-    """How a verdict fared under other seeds, linked to the table of all."""
+    """How a verdict fared under other seeds, linked to the table of those that move."""
     known = row["stability"]
-    alike = not known["stale"] and set(known["verdicts"]) == {known["page"]}
-    text = f"on all {len(known['seeds']) + 1} seeds" if alike else escape(known["summary"])
-    return f'<a href="claims.html#seeds">{text}</a>'
+    parts = [known["summary"]]
+    if known["number_page"] != row["number_verdict"]:
+        parts.append(f"number: {known['number_summary']}")
+    return f'<a href="claims.html#seeds">{escape("; ".join(parts))}</a>'
 
 
 def seeds_section(ledger: Sequence[Row]) -> Iterator[str]:
-    """The table of verdicts by seed; nothing where no seed was tried."""
+    """The verdicts and checks that move with the seed; nothing where no seed was tried."""
     rows = [row for row in ledger if seeds_tried(row)]
     if not rows:
         return
     tried = sorted({seed for row in rows for seed in row["stability"]["seeds"]})
     yield SEEDS.format(first=tried[0], last=tried[-1])
     yield f"{_seeds_tally(rows)}\n"
-    legend = ", ".join(f"{mark(kind)} {kind.lower()}" for kind in MARKS)
-    yield f"{legend}.\n"
-    yield ":::{div} kv-seeds"
-    yield table(["claim", "by seed", "checks that move"], [_seeds_row(row) for row in rows])
-    yield ":::\n"
+    moving = [row for row in rows if row["stability"]["moved"] or row["stability"]["stale"]]
+    if moving:
+        yield ":::{div} kv-seeds"
+        header = ["claim", "verdict under all seeds", "checks that move"]
+        yield table(header, [_seeds_row(row) for row in moving])
+        yield ":::\n"
 
 
 def _seeds_tally(rows: Sequence[Row]) -> str:
     """How many verdicts are the same under all seeds, depend on the seed, or are out of date."""
     stale = [row for row in rows if row["stability"]["stale"]]
-    fresh = [row["stability"] | {"id": row["id"]} for row in rows if row not in stale]
-    flip = [known for known in fresh if set(known["verdicts"]) != {known["page"]}]
+    fresh = [row for row in rows if row not in stale]
+    flip = [row for row in fresh if _differs(row["stability"])]
     alike = (
-        f"Of {len(rows)} verdicts {len(fresh) - len(flip)} are the same under all of their seeds."
+        f"Of {len(rows)} rows {len(fresh) - len(flip)} have the same verdicts, on statement and "
+        "number, under all of their seeds."
     )
     parts = {"Depending on the seed": flip, "Tried on an earlier version of the chapter": stale}
-    named = [f" {text}: {', '.join(row['id'] for row in of)}." for text, of in parts.items() if of]
+    named = [f" {text}: {', '.join(r['id'] for r in of)}." for text, of in parts.items() if of]
     return alike + "".join(named)
 
 
+def _differs(known: Mapping[str, Any]) -> bool:
+    numbers = {known["number_page"], *known["number_verdicts"]}
+    return len({known["page"], *known["verdicts"]}) > 1 or len(numbers) > 1
+
+
 def _seeds_row(row: Row) -> list[str]:
-    """One row of the table of verdicts by seed."""
+    """One row of the table of what moves with the seed."""
     known = row["stability"]
-    own = mark(known["page"], f"the page's own seed: {known['page']}")
-    pairs = zip(known["seeds"], known["verdicts"], strict=True)
-    others = " ".join(mark(verdict, f"seed {seed}: {verdict}") for seed, verdict in pairs)
-    moved = [f"{escape(label)}: {_letters(v)}" for label, v in known["moved"].items()]
+    summary = escape(known["summary"])
+    if known["number_summary"]:
+        summary += f"<br>number: {escape(known['number_summary'])}"
+    moved = [f"{escape(label)}: {_under_seeds(v)}" for label, v in known["moved"].items()]
     text = "<br>".join(moved) or "none"
     if known["stale"]:
         text = f"*tried on an earlier version of the chapter*<br>{text}"
-    return [link(row), f"{own}&ensp;{others}", text]
+    return [link(row), summary, text]
 
 
-def _letters(verdicts: Sequence[str]) -> str:
-    """Verdicts of one check, one letter a seed."""
-    return "".join(MARKS[verdict] for verdict in verdicts)
+def _under_seeds(verdicts: Sequence[str]) -> str:
+    """What one check says under the further seeds, counted."""
+    kinds = sorted(set(verdicts), key=lambda kind: (kind == NO_RESULT, kind))
+    return ", ".join(f"{kind} on {verdicts.count(kind)}" for kind in kinds)

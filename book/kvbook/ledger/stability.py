@@ -1,9 +1,10 @@
 """Whether a verdict survives another seed: the committed record and what it does to a row.
 
-``make verdicts`` executes the chapters under further root seeds and stores, for every claim, the
-verdict under each. A verdict that is not the same under all of them is INCONCLUSIVE in the
-ledger. The record also stores a fingerprint of what it was measured on, so that an old record is
-shown as old and decides nothing.
+``make verdicts`` executes the chapters under further root seeds and stores, for every claim, both
+verdicts under each: on its statement and on its published number. A verdict that is not the same
+under all of them is INCONCLUSIVE in the ledger; one that only moves between holding and holding
+with exceptions is the weaker of the two. The record also stores a fingerprint of what it was
+measured on, so that an old record is shown as old and decides nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvbook.ledger.words import INCONCLUSIVE, NO_RESULT
+from kvbook.ledger.words import (
+    CONFIRMED,
+    CONFIRMED_WITH_EXCEPTIONS,
+    HOLDS,
+    HOLDS_WITH_EXCEPTIONS,
+    INCONCLUSIVE,
+    NO_RESULT,
+    ONE_READING,
+    SOME_READINGS,
+)
 
 FILE = "verdict_stability.json"
 """Name of the committed record."""
 
-_CHECKED = ("label", "prediction", "rule", "measured", "low", "high", "verdict")
+_CHECKED = (
+    *("label", "part", "scope", "reading", "exception"),
+    *("prediction", "rule", "measured", "low", "high", "verdict"),
+)
+_GRADES = (
+    (HOLDS, HOLDS_WITH_EXCEPTIONS),
+    (CONFIRMED, CONFIRMED_WITH_EXCEPTIONS),
+    (SOME_READINGS, ONE_READING),
+)
+"""Verdicts that differ in degree only, the stronger first."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,9 @@ class Stability:
     ----------
     seeds : sequence of int
     verdicts : sequence of str
-        One for each seed.
+        On the statement, one for each seed.
+    number_verdicts : sequence of str
+        On the published number, one for each seed; empty where none is judged.
     fingerprint : str
         What they were measured on, see :func:`fingerprint`.
     moved : mapping
@@ -42,15 +63,18 @@ class Stability:
 
     seeds: Sequence[int]
     verdicts: Sequence[str]
+    number_verdicts: Sequence[str]
     fingerprint: str
     moved: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
         lengths = {len(self.seeds), len(self.verdicts), *map(len, self.moved.values())}
+        lengths |= {len(self.number_verdicts)} if self.number_verdicts else set()
         if len(lengths) > 1 or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(
                 f"seeds must be distinct, with one verdict for each, got seeds {self.seeds}, "
-                f"verdicts {self.verdicts} and moved checks {dict(self.moved)}"
+                f"verdicts {self.verdicts}, number_verdicts {self.number_verdicts} and moved "
+                f"checks {dict(self.moved)}"
             )
 
     @classmethod
@@ -68,22 +92,20 @@ class Stability:
         others : mapping
             Seed to the record under that seed, None where there is none.
         """
-        by_seed = [_verdicts(record) for record in others.values()]
+        records = list(others.values())
         moved = {}
-        for label, verdict in _verdicts(own)[1].items():
-            under = [checks.get(label, NO_RESULT) for _, checks in by_seed]
+        for label, verdict in _checks(own).items():
+            under = [_checks(record).get(label, NO_RESULT) for record in records]
             if set(under) != {verdict}:
                 moved[label] = under
-        verdicts = [verdict for verdict, _ in by_seed]
-        return cls(list(others), verdicts, fingerprint(document, own), moved)
+        verdicts, numbers = ([_said(r, key) for r in records] for key in _KEYS)
+        if own["number_verdict"] is None:
+            numbers = []
+        return cls(list(others), verdicts, numbers, fingerprint(document, own), moved)
 
     def stale(self, document: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
         """Whether the notebook or its record is no longer what the seeds were tried on."""
         return self.fingerprint != fingerprint(document, own)
-
-    def counts(self, own: str) -> dict[str, int]:
-        """How many seeds give which verdict, the notebook's own first and counted in."""
-        return dict(Counter([own, *self.verdicts]))
 
 
 def fingerprint(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -138,20 +160,40 @@ def dump_stability(entries: Mapping[str, Stability]) -> str:
 def with_stability(
     row: Mapping[str, Any], entry: Stability, document: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A row of the ledger whose verdict has been held against other seeds."""
-    own = row["verdict"]
+    """A row of the ledger whose verdicts have been held against other seeds."""
     stale = entry.stale(document, row)
-    counts = entry.counts(own)
-    summary = _summary(counts, stale)
-    known = {**vars(entry), "page": own, "stale": stale, "summary": summary}
-    flips = len(counts) > 1 and not stale
-    note = f"The verdict depends on the seed: {summary}. {row['note']}".strip()
+    own = {key: row[key] for key in _KEYS}
+    under = dict(zip(_KEYS, (entry.verdicts, entry.number_verdicts), strict=True))
+    summaries = {
+        key: _summary(Counter([own[key], *under[key]]), stale) if own[key] else "" for key in _KEYS
+    }
+    judged = {key: own[key] if stale else _over_seeds([own[key], *under[key]]) for key in _KEYS}
+    moved = [key for key in _KEYS if judged[key] != own[key]]
+    notes = [f"The {_KEYS[key]} depends on the seed: {summaries[key]}." for key in moved]
     return {
         **row,
-        "verdict": INCONCLUSIVE if flips else own,
-        "note": note if flips else row["note"],
-        "stability": known,
+        **judged,
+        "note": " ".join([*notes, row["note"]]).strip(),
+        "stability": {
+            **vars(entry),
+            "page": own["verdict"],
+            "number_page": own["number_verdict"],
+            "stale": stale,
+            "summary": summaries["verdict"],
+            "number_summary": summaries["number_verdict"],
+        },
     }
+
+
+def _over_seeds(verdicts: Sequence[str | None]) -> str | None:
+    """One verdict for all seeds: theirs, the weaker of two degrees, or INCONCLUSIVE."""
+    kinds = set(verdicts)
+    if len(kinds) == 1:
+        return verdicts[0]
+    for grades in _GRADES:
+        if kinds == set(grades):
+            return grades[-1]
+    return INCONCLUSIVE
 
 
 def _summary(counts: Mapping[str, int], stale: bool) -> str:
@@ -163,8 +205,15 @@ def _summary(counts: Mapping[str, int], stale: bool) -> str:
     return text + "".join(f", {verdict} on {count}" for verdict, count in rest)
 
 
-def _verdicts(record: Mapping[str, Any] | None) -> tuple[str, dict[str, str]]:
-    """The verdict of a record and those of its checks."""
-    if record is None:
-        return NO_RESULT, {}
-    return record["verdict"], {check["label"]: check["verdict"] for check in record["checks"]}
+_KEYS = {"verdict": "verdict", "number_verdict": "verdict on the number"}
+"""Where a record keeps its verdicts, and what they are called."""
+
+
+def _said(record: Mapping[str, Any] | None, key: str) -> str:
+    """One of the verdicts of a record."""
+    return NO_RESULT if record is None else record[key] or NO_RESULT
+
+
+def _checks(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a record says of each check."""
+    return {} if record is None else {c["label"]: c["verdict"] for c in record["checks"]}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvbook.ledger import render
+from kvbook.ledger.checks import Check
 from kvbook.ledger.claims import CLAIMS
 from kvbook.ledger.words import (
     CLAIM,
@@ -27,51 +28,10 @@ from kvbook.ledger.words import (
     UNDECIDED,
 )
 
-if TYPE_CHECKING:
-    from kvbook.ledger.predictions import Prediction
-
 MIME_TYPE = "application/vnd.kvlib.verdict+json"
 """Of the record that the output of a verdict's cell carries."""
 
 HOLDING = (HOLDS, HOLDS_WITH_EXCEPTIONS)
-
-
-@dataclass(frozen=True)
-class Check:
-    """A prediction with its measurement and what its rule says of it."""
-
-    prediction: Prediction
-    measured: float
-    low: float
-    high: float
-    verdict: str
-
-    @property
-    def decides(self) -> bool:
-        """Whether the claim's verdict depends on it."""
-        return self.prediction.scope == CLAIM
-
-    def interval(self) -> str:
-        """The measurement in words."""
-        return render.interval(self.measured, self.low, self.high)
-
-    def record(self) -> dict[str, Any]:
-        """JSON-ready, numbers to four significant digits (so that machines agree)."""
-        foretold = self.prediction
-        return {
-            "label": foretold.label,
-            "part": foretold.part,
-            "scope": foretold.scope,
-            "reading": foretold.reading,
-            "exception": foretold.exception,
-            "prediction": foretold.rule.describe(),
-            **foretold.rule.record(),
-            "falsifier": foretold.falsifier,
-            "measured": _round(self.measured),
-            "low": _round(self.low),
-            "high": _round(self.high),
-            "verdict": self.verdict,
-        }
 
 
 @dataclass(frozen=True)
@@ -185,7 +145,7 @@ class Verdict:
     def number_verdict(self) -> str | None:
         """On the published number; None where none is judged."""
         judged = self.judgement(NUMBER)
-        return judged and IN_TERMS_OF_NUMBERS.get(judged.verdict, judged.verdict)
+        return IN_TERMS_OF_NUMBERS.get(judged.verdict, judged.verdict) if judged else None
 
     def tally(self, scope: str) -> tuple[int, int]:
         """(how many checks of a scope hold, how many there are)."""
@@ -266,7 +226,3 @@ class Verdict:
             "text/html": render.verdict_box(self.record()),
             MIME_TYPE: self.record(),
         }
-
-
-def _round(number: float) -> float:
-    return float(f"{number:.4g}")

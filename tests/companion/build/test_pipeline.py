@@ -708,42 +708,75 @@ def test_nbval_fails_on_a_changed_last_digit(tmp_path):
 
 
 def row(**changes):
-    """One row of the ledger."""
+    """One row of the ledger, of a claim that is not tested yet unless a test says so."""
     plain = {
+        **small_book.ledger_record(verdict=NOT_YET_TESTED, what_is_true="", measured=None),
         "id": "C01",
         "kind": "paper",
-        "chapter": 2,
+        "chapter": "2",
         "statement": "A | B is <c> and 2*3",
         "place": "fig 1",
         "published": "",
-        "verdict": NOT_YET_TESTED,
         "prediction": "small",
-        "measured": None,
-        "low": None,
-        "high": None,
-        "anchor": None,
+        "held": 0,
+        "total": 0,
         "notebook": None,
+        "stability": None,
     }
     return plain | changes
 
 
-def test_claims_page_links_verdicts_to_their_cells():
-    judged = row(
+def check(verdict, **changes):
+    """One check of a record."""
+    plain = {"label": "a | b", "scope": "claim", "reading": "", "prediction": "≤ 0.2"}
+    return {**plain, "measured": 0.12345, "low": 0.1, "high": 0.2, "verdict": verdict, **changes}
+
+
+def judged_row():
+    """A claim with both verdicts and all that may stand beside them."""
+    return row(
         id="C02",
-        verdict="NOT SUPPORTED",
-        measured=0.12345,
-        low=0.1,
-        high=0.2,
+        verdict="HOLDS WITH EXCEPTIONS",
+        number_verdict="NOT REPRODUCED",
+        what_is_true="So | it is.",
+        held=2,
+        total=3,
+        ours_held=1,
+        ours_total=1,
+        exceptions={"statement": ["rank 1"], "number": []},
+        readings_tried={"statement": [], "number": ["angle", "cosine"]},
+        pilots="the tolerance was settled after a pilot run",
+        example_that_holds=check("holds"),
+        example_that_fails=check("fails", scope="ours", reading="angle"),
         anchor="verdict-c02",
         notebook="notebooks/02_alpha.ipynb",
     )
-    text = pages.claims_page([row(), judged], {2: ("notebooks/02_alpha.ipynb", "Alpha")})
-    assert "2 in all: 1 not supported, 1 not yet tested." in text
+
+
+def test_claims_page_shows_verdicts_truth_and_evidence():
+    titles = {"2": ("notebooks/02_alpha.ipynb", "Alpha")}
+    text = pages.claims_page([row(), judged_row()], titles)
+    assert "2 in all: 1 holds with exceptions, 1 not yet tested; numbers: 1 in all: 1 not" in text
     assert '<a href="../notebooks/02_alpha.html#verdict-c02">' in text
-    assert "kv-badge not-supported" in text
-    assert "0.1235 \\[0.1, 0.2\\]" in text
+    for badge in ("holds-with-exceptions", "not-reproduced", "not-yet-tested"):
+        assert f"kv-badge {badge}" in text
     assert "A \\| B is \\<c\\> and 2\\*3" in text
-    assert "kv-badge not-tested" in text
+    assert "So \\| it is." in text
+    assert "2 of 3 checks hold; 1 of 1 of ours" in text
+    assert "*Holds:* a \\| b: 0.1235 \\[0.1, 0.2\\], predicted ≤ 0.2" in text
+    assert "*Fails:* angle: a \\| b (ours): 0.1235" in text
+    assert "Exceptions: rank 1." in text
+    assert "The number: 2 readings tried (angle, cosine); it holds by none." in text
+    assert "† the tolerance was settled" in text
+    assert "We expect: small" in text
+
+
+def test_the_front_page_carries_the_same_evidence():
+    text = rows.front_table([row(), judged_row(), row(id="T01", kind="result")])
+    assert "T01" not in text
+    assert "Published numbers: 1 in all: 1 not reproduced." in text
+    for part in ("So \\| it is.", "2 of 3 checks hold", "*Holds:*", "*Fails:*", " †"):
+        assert part in text
 
 
 def test_generated_parts_need_their_markers():

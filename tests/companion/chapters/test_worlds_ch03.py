@@ -15,6 +15,7 @@ from kvlib.laws import sphere
 from kvlib.measure import metrics
 from kvlib.quantize import RotatedQuantizer, codebooks
 
+PAGE = worlds.sizes("03")
 PRINTED = dict(enumerate(ch03.PRINTED, start=1))
 
 
@@ -23,12 +24,12 @@ def distortions(holds):
     off = 1.0 if holds else 1.1
     limit = {n: value for n, (value, _) in ch03.MAX_1960.items()}
     limit |= {n: laws.GAUSSIAN_PANTER_DITE / 4**n for n in (7, 8)}
-    samples = {("mse", n): about(off * value) for n, value in PRINTED.items()}
+    samples = {("mse", n): about(off * value, PAGE["draws"]) for n, value in PRINTED.items()}
     return ch03.judge_t03(
-        ch03.predict_t03(),
+        ch03.predict_t03((2, 64)),
         distortions={n: off * value for n, value in PRINTED.items()},
         limit={n: off * value for n, value in limit.items()},
-        scaled=[1.1, 2.5] if holds else [0.5, 3.0],
+        scaled=dict.fromkeys((2, 64), [1.1, 2.5] if holds else [0.5, 3.0]),
         isotropic=ch03.Isotropic(128, PRINTED, samples),
     )
 
@@ -45,8 +46,13 @@ def shrinkage(holds):
         exact |= {"alignment": 1 - D, "slope": 1 - D, "unbiased slope": 1.0}
         exact["one-minus-cosine"] = second_order[n].one_minus_cosine
         exact["unbiased mse"] = second_order[n].unbiased_mse
-        found = {name: off * about(value, spread=1e-4) for name, value in exact.items()}
-        found |= {"mse": about(D, spread=1e-4), "part mse": about(D, spread=1e-4)}
+        found = {
+            name: off * about(value, PAGE["draws"], spread=1e-4) for name, value in exact.items()
+        }
+        found |= {
+            "mse": about(D, PAGE["draws"], spread=1e-4),
+            "part mse": about(D, PAGE["draws"], spread=1e-4),
+        }
         found["unbiased miss"] = [2**-12 if holds else 0.1]
         samples |= {(name, n): values for name, values in found.items()}
     return ch03.judge_t04(

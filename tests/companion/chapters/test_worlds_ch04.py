@@ -19,6 +19,7 @@ COSINES = (-1, -0.8, -0.5, -0.25, 0, 0.25, 0.5, 0.8, 1)
 CELLS = len(DIMS) * len(COSINES)
 KINDS = ("gaussian", "haar", "hadamard")
 EPSILON, DELTA = 0.1, 0.01
+PAGE = worlds.sizes("04")
 
 
 def obeying(kind, dim, count, stream, rows=None):
@@ -54,13 +55,15 @@ def breaking(kind, dim, count, stream, rows=None):
 
 def page_streams():
     """The page's own seeds: grid, variance ratios, failure rates, residual errors, ..."""
-    return np.random.SeedSequence(4).spawn(6)
+    return np.random.SeedSequence(PAGE["seed"]).spawn(6)
 
 
 def grid_of(sampler):
     """The page's grid of dimensions and angles, filled by a sampler."""
     seed = page_streams()[0]
-    return ch04.measure_grid(KINDS, DIMS, COSINES, repetitions=800, seed=seed, sampler=sampler)
+    return ch04.measure_grid(
+        KINDS, DIMS, COSINES, repetitions=PAGE["repetitions"], seed=seed, sampler=sampler
+    )
 
 
 def residual_errors_of(sampler):
@@ -88,10 +91,10 @@ def gaussian_sketch(holds):
         ch04.predict_t05(CELLS, EPSILON, DELTA),
         coverage=ch04.count_coverage(grid_of(sampler)),
         variances=ch04.measure_variances(
-            128, repetitions=40000, batches=20, seed=ratio, sampler=sampler
+            128, repetitions=PAGE["ratio_repetitions"], batches=20, seed=ratio, sampler=sampler
         ),
-        lemma=failures(lemma, repetitions=25600, seed=few),
-        enough=failures(sufficient, repetitions=12800, seed=enough),
+        lemma=failures(lemma, repetitions=PAGE["lemma_repetitions"], seed=few),
+        enough=failures(sufficient, repetitions=PAGE["lemma_repetitions"] // 2, seed=enough),
     )
 
 
@@ -104,7 +107,7 @@ def orthogonal_sketch(holds):
     """The same for orthogonal rows, with the gain of one residual and the controls' counts."""
     sampler = obeying if holds else breaking
     gain = np.full(6, 1.0 if holds else 1.25)
-    gains = {kind: np.array([gain * x for x in about(1.0)]) for kind in KINDS}
+    gains = {kind: np.array([gain * x for x in about(1.0, PAGE["draws"])]) for kind in KINDS}
     coverage = ch04.count_coverage(grid_of(sampler))
     if not holds:
         coverage = replace(coverage, wrong_scale=72, dropped=72)
@@ -113,7 +116,7 @@ def orthogonal_sketch(holds):
         coverage=coverage,
         errors=residual_errors_of(sampler),
         gains=ch04.Gains((1, 2, 3, 4, 8, 128), gains, {}),
-        one_bit_difference=0.0 if holds else 0.1,
+        one_bit_differences=0 if holds else 100,
         mismatch=ch04.scale_mismatch(128) if holds else 1.0,
     )
 
@@ -121,29 +124,31 @@ def orthogonal_sketch(holds):
 def equal_budget(holds):
     """Errors in the ratio that is derived, or off by a tenth."""
     off, draws = 1.0 if holds else 1.1, []
-    for noise in about(1.0):
+    for noise in about(1.0, PAGE["draws"]):
         found = {("plain", n): 1.0 for n in ch04.BUDGETS}
         for kind, sketch in ch04.MEASURED.values():
             for n in ch04.BUDGETS:
                 found[kind, n] = off * noise * ch04.penalty_law(sketch, 128, n)
         draws.append(found)
-    trial = {s: [off * ch04.penalty_law(s, 128, n) for n in ch04.BUDGETS] for s in ch04.SKETCHES}
+    earlier = {s: [off * ch04.penalty_law(s, 128, n) for n in ch04.BUDGETS] for s in ch04.SKETCHES}
     return ch04.judge_t08(
         ch04.predict_t08(),
         budget=ch04.KeyErrors(draws, []),
         limits={s: off * ch04.penalty_law(s, 2**20, 8) for s in ch04.SKETCHES},
-        trial=trial,
+        earlier=earlier,
     )
 
 
 def inflation(holds):
     """An inflation of pi/2 in every reading of the claim, or of none."""
-    times = math.pi / 2 if holds else 1.0
-    z = np.random.default_rng(3).standard_normal((4, 200_000))
+    times = math.pi / 2 if holds else 0.8
+    z = np.random.default_rng(3).standard_normal((4, PAGE["ratio_repetitions"]))
     columns = np.sqrt([[times], [times], [1.0], [1.0]]) * z
     key = {"plain": 1.0, "gaussian": times, "hadamard": times}
-    draws = [{(k, n): e * x for k, e in key.items() for n in (3, 4)} for x in about(1.0)]
-    for draw, x in zip(draws, about(1.0), strict=True):
+    draws = [
+        {(k, n): e * x for k, e in key.items() for n in (3, 4)} for x in about(1.0, PAGE["draws"])
+    ]
+    for draw, x in zip(draws, about(1.0, PAGE["draws"]), strict=True):
         draw["plain", 3] = draw["plain", 4] = x * (1 + 1e-3 * math.sin(1e6 * x))
     return ch04.judge_c05(
         ch04.predict_c05(),
@@ -158,14 +163,14 @@ def two_pi(holds):
     kinds = {"plain": 1.0, "gaussian": times, "hadamard": times}
     draws = [
         {(k, n): e * (1 if k == "plain" else x) for k, e in kinds.items() for n in (4, 5, 6)}
-        for x in about(1.0)
+        for x in about(1.0, PAGE["draws"])
     ]
     return ch04.judge_c06(ch04.predict_c06(), ch04.KeyErrors([], draws))
 
 
 WORLDS = {
-    "C05": inflation,
-    "C06": two_pi,
+    **{f"C05/{reading}": inflation for reading in ch04.REFERENCES},
+    **{f"C06/{reading}": two_pi for reading in ch04.C06_READINGS},
     "T05": gaussian_sketch,
     "T06": gaussian_error,
     "T07": orthogonal_sketch,

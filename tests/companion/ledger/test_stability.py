@@ -23,21 +23,22 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def document(
-    verdict="SUPPORTED",
+    verdict="CONFIRMED",
     measured=1.0,
     name="T03",
     code="judge()",
     parameters="seed = 1  # of all",
     label="first",
     rule="within",
+    number=None,
 ):
     """An executed notebook with one verdict of two checks, as JSON."""
-    checks = [
-        {"label": text, "rule": rule, "prediction": "1 ± 2", "measured": measured, "verdict": v}
-        for text, v in ((label, verdict), ("second", "SUPPORTED"))
-    ]
-    record = {"id": name, "verdict": verdict, "note": "why", "checks": checks}
-    record |= {"prediction": "p", "anchor": "a", "measured": measured, "low": 0.9, "high": 1.1}
+    first = "fails" if verdict == "REFUTED" else "holds" if "CONFIRMED" in verdict else "undecided"
+    check = {"rule": rule, "prediction": "1 ± 2", "measured": measured}
+    pairs = ((label, first), ("second", "holds"))
+    checks = [check | {"label": text, "verdict": outcome} for text, outcome in pairs]
+    verdicts = {"id": name, "verdict": verdict, "number_verdict": number}
+    record = small_book.ledger_record(measured=measured, note="why", checks=checks, **verdicts)
     output = {"output_type": "display_data", "data": {ledger.MIME_TYPE: record}, "metadata": {}}
     cells = [
         {"cell_type": "markdown", "source": "prose"},
@@ -77,13 +78,13 @@ def ledger_row(folder, own, entry):
 def test_a_stable_verdict_stands(tmp_path):
     own = document()
     row = ledger_row(tmp_path, own, measured(own, [record_of(document(measured=1.1))] * 3))
-    assert (row["verdict"], row["note"]) == ("SUPPORTED", "why")
-    assert row["stability"]["summary"] == "SUPPORTED on 4 of 4 seeds"
+    assert (row["verdict"], row["note"]) == ("CONFIRMED", "why")
+    assert row["stability"]["summary"] == "CONFIRMED on 4 of 4 seeds"
     assert row["stability"]["moved"] == {}
 
 
-@pytest.mark.parametrize("own_verdict", ["SUPPORTED", "PARTIAL"])
-@pytest.mark.parametrize("other", ["NOT SUPPORTED", "INCONCLUSIVE", None])
+@pytest.mark.parametrize("own_verdict", ["CONFIRMED", "CONFIRMED WITH EXCEPTIONS"])
+@pytest.mark.parametrize("other", ["REFUTED", "INCONCLUSIVE", None])
 def test_a_verdict_that_flips_is_inconclusive(tmp_path, own_verdict, other):
     own = document(own_verdict)
     flipped = None if other is None else record_of(document(other))
@@ -96,19 +97,46 @@ def test_a_verdict_that_flips_is_inconclusive(tmp_path, own_verdict, other):
 
 
 def test_the_page_s_own_seed_counts(tmp_path):
-    own = document("PARTIAL")
+    own = document("REFUTED")
     row = ledger_row(tmp_path, own, measured(own, [record_of(document())] * 3))
     assert row["verdict"] == "INCONCLUSIVE"
-    assert row["stability"]["summary"] == "PARTIAL on 1 of 4 seeds, SUPPORTED on 3"
+    assert row["stability"]["summary"] == "REFUTED on 1 of 4 seeds, CONFIRMED on 3"
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker"),
+    [
+        ("HOLDS", "HOLDS WITH EXCEPTIONS"),
+        ("CONFIRMED", "CONFIRMED WITH EXCEPTIONS"),
+        ("SOME READINGS ONLY", "ONE READING ONLY"),
+    ],
+)
+def test_a_verdict_that_moves_by_a_degree_is_the_weaker(tmp_path, stronger, weaker):
+    for first, second in ((stronger, weaker), (weaker, stronger)):
+        own = document(first)
+        row = ledger_row(tmp_path, own, measured(own, [record_of(document(second))] * 2))
+        assert row["verdict"] == weaker
+
+
+def test_the_number_is_held_against_the_seeds_by_itself(tmp_path):
+    own = document(number="HOLDS")
+    others = [record_of(document(number=n)) for n in ("HOLDS", "NOT REPRODUCED")]
+    row = ledger_row(tmp_path, own, measured(own, others))
+    assert (row["verdict"], row["number_verdict"]) == ("CONFIRMED", "INCONCLUSIVE")
+    known = row["stability"]
+    assert known["number_summary"] == "HOLDS on 2 of 3 seeds, NOT REPRODUCED on 1"
+    assert row["note"].startswith("The verdict on the number depends on the seed: HOLDS on 2")
+    steady = ledger_row(tmp_path, own, measured(own, [record_of(own)] * 2))
+    assert (steady["number_verdict"], steady["note"]) == ("HOLDS", "why")
 
 
 def test_a_check_may_move_without_the_verdict(tmp_path):
-    own = document("PARTIAL")
+    own = document("REFUTED")
     other = copy.deepcopy(record_of(own))
-    other["checks"][1]["verdict"] = "INCONCLUSIVE"
+    other["checks"][1]["verdict"] = "undecided"
     row = ledger_row(tmp_path, own, measured(own, [other, record_of(own)]))
-    assert row["verdict"] == "PARTIAL"
-    assert row["stability"]["moved"] == {"second": ["INCONCLUSIVE", "SUPPORTED"]}
+    assert row["verdict"] == "REFUTED"
+    assert row["stability"]["moved"] == {"second": ["undecided", "holds"]}
 
 
 @pytest.mark.parametrize(
@@ -123,10 +151,10 @@ def test_a_check_may_move_without_the_verdict(tmp_path):
     ids=["number", "label", "rule", "parameter", "more parameters"],
 )
 def test_an_old_record_is_shown_and_decides_nothing(tmp_path, changed):
-    entry = measured(document(), [record_of(document("NOT SUPPORTED"))] * 2)
+    entry = measured(document(), [record_of(document("REFUTED"))] * 2)
     assert ledger_row(tmp_path, document(), entry)["verdict"] == "INCONCLUSIVE"
     row = ledger_row(tmp_path, changed, entry)
-    assert row["verdict"] == "SUPPORTED"
+    assert row["verdict"] == "CONFIRMED"
     assert row["stability"]["stale"] is True
     assert "earlier version" in row["stability"]["summary"]
 
@@ -143,7 +171,7 @@ def test_what_moves_no_number_does_not_make_a_record_old(tmp_path):
 
 def test_without_a_record_nothing_is_said(tmp_path):
     row = ledger_row(tmp_path, document(), None)
-    assert (row["verdict"], row["stability"]) == ("SUPPORTED", None)
+    assert (row["verdict"], row["stability"]) == ("CONFIRMED", None)
     other = document(name="T04")
     entry = measured(other, [record_of(other)] * 2)
     (tmp_path / "s.json").write_text(dump_stability({"T04": entry}), encoding="utf-8")
@@ -158,10 +186,12 @@ def test_without_a_record_nothing_is_said(tmp_path):
         "[]",
         "{}",
         '{"claims": {"T03": {}}}',
-        '{"claims": {"T03": {"seeds": [1, 2], "verdicts": ["SUPPORTED"],'
-        ' "fingerprint": "", "moved": {}}}}',
-        '{"claims": {"T03": {"seeds": [1, 1], "verdicts": ["PARTIAL", "PARTIAL"],'
-        ' "fingerprint": "", "moved": {}}}}',
+        '{"claims": {"T03": {"seeds": [1, 2], "verdicts": ["REFUTED"],'
+        ' "number_verdicts": [], "fingerprint": "", "moved": {}}}}',
+        '{"claims": {"T03": {"seeds": [1, 1], "verdicts": ["REFUTED", "REFUTED"],'
+        ' "number_verdicts": [], "fingerprint": "", "moved": {}}}}',
+        '{"claims": {"C05": {"seeds": [1, 2], "verdicts": ["HOLDS", "HOLDS"],'
+        ' "number_verdicts": ["HOLDS"], "fingerprint": "", "moved": {}}}}',
     ],
 )
 def test_a_broken_record_is_refused(tmp_path, text, capsys):
@@ -176,40 +206,42 @@ def test_a_broken_record_is_refused(tmp_path, text, capsys):
 
 def test_the_command_line_shows_the_seeds(tmp_path, capsys):
     own = document()
-    ledger_row(tmp_path, own, measured(own, [record_of(document("PARTIAL"))] * 2))
+    ledger_row(tmp_path, own, measured(own, [record_of(document("REFUTED"))] * 2))
     command = ["--notebooks", str(tmp_path)]
     assert main([*command, "--stability", str(tmp_path / "verdict_stability.json")]) == 0
     text = capsys.readouterr().out
     assert "T03  INCONCLUSIVE" in text
-    assert "seeds:     SUPPORTED on 1 of 3 seeds, PARTIAL on 2" in text
+    assert "seeds:  CONFIRMED on 1 of 3 seeds, REFUTED on 2" in text
     assert main([*command, "--stability", str(tmp_path / "none")]) == 0
-    assert "T03  SUPPORTED" in capsys.readouterr().out
+    assert "T03  CONFIRMED" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------- the pages
 
 
 def test_the_claims_page_tabulates_the_seeds(tmp_path):
-    own = document()
-    flip = ledger_row(tmp_path, own, measured(own, [record_of(document("PARTIAL")), None]))
+    own = document(number="HOLDS")
+    flip = ledger_row(tmp_path, own, measured(own, [record_of(document("REFUTED")), None]))
     text = pages.claims_page([flip], {})
     assert "further seeds, 101 to 102" in text
-    tally = "Of 1 verdicts 0 are the same under all of their seeds. Depending on the seed: T03.\n"
-    assert tally in text
-    assert "first: P×" in text
-    assert 'title="seed 102: NO RESULT">×</span>' in text
-    assert "SUPPORTED on 1 of 3 seeds, PARTIAL on 1, NO RESULT on 1" in text
+    tally = "Of 1 rows 0 have the same verdicts, on statement and number, under all of their seeds."
+    assert f"{tally} Depending on the seed: T03.\n" in text
+    assert "first: NO RESULT on 1, fails on 1" not in text
+    assert "first: fails on 1, NO RESULT on 1" in text
+    assert "CONFIRMED on 1 of 3 seeds, REFUTED on 1, NO RESULT on 1" in text
+    assert "number: HOLDS on 1 of 3 seeds, NO RESULT on 2" in text
     assert "kv-badge inconclusive" in text
 
     stable = ledger_row(tmp_path, own, measured(own, [record_of(own)] * 2))
     text = pages.claims_page([stable], {})
-    assert "on all 3 seeds" in text
+    assert "Of 1 rows 1 have the same verdicts" in text
     assert "Depending" not in text
+    assert "checks that move" not in text
 
     old = ledger_row(tmp_path, document(measured=2.0), measured(own, [None, None]))
     text = pages.claims_page([old], {})
     assert "Tried on an earlier version of the chapter: T03." in text
-    assert "kv-badge supported" in text
+    assert "kv-badge confirmed" in text
 
     untried = stable | {"stability": None}
     assert "further seeds" not in pages.claims_page([untried], {})
@@ -223,6 +255,7 @@ class Verdict:
         verdict = {rule}
         check = {{"label": "one", "rule": "within", "measured": {number}, "verdict": verdict}}
         record = {{"id": "{name}", "verdict": verdict, "note": "", "checks": [check]}}
+        record["number_verdict"] = None
         return {{"text/plain": verdict, "{mime}": record}}
 Verdict()"""
 
@@ -236,8 +269,8 @@ def judging(name, rule, number="seed"):
 def book(tmp_path):
     """A repository of chapters that judge at once and need no package."""
     small_book.make(tmp_path)
-    put(tmp_path, "01_steady", judging("T01", "'SUPPORTED'"), parameters="seed = 1")
-    put(tmp_path, "02_plain", judging("T02", "'SUPPORTED'"), parameters="size = 1")
+    put(tmp_path, "01_steady", judging("T01", "'CONFIRMED'"), parameters="seed = 1")
+    put(tmp_path, "02_plain", judging("T02", "'CONFIRMED'"), parameters="size = 1")
     put(tmp_path, "A1_speed", "seed / 0")
     return tmp_path
 
@@ -261,7 +294,7 @@ def touch(path):
 
 def test_each_seed_is_tried_once_and_a_failure_is_a_verdict(book):
     unlucky = "assert seed != 102, 'unlucky'"
-    rule = "'SUPPORTED' if seed < 103 else 'PARTIAL'"
+    rule = "'CONFIRMED' if seed < 103 else 'REFUTED'"
     path = put(book, "03_flips", unlucky, judging("T03", rule))
     for name in ("1", "3"):
         assert tool(book, "execute", "--chapter", name).returncode == 0
@@ -276,11 +309,11 @@ def test_each_seed_is_tried_once_and_a_failure_is_a_verdict(book):
     assert re.search(
         r"seed 102: 03_flips failed .*`assert seed != 102.*\nAssertionError: unl", first.stdout
     )
-    assert "T01  SUPPORTED on 4 of 4 seeds" in first.stdout
-    assert "T03  SUPPORTED on 2 of 4 seeds, NO RESULT on 1, PARTIAL on 1" in first.stdout
+    assert "T01  CONFIRMED on 4 of 4 seeds" in first.stdout
+    assert "T03  CONFIRMED on 2 of 4 seeds, NO RESULT on 1, REFUTED on 1" in first.stdout
     assert stored(book) == {
-        "T01": {101: "SUPPORTED", 102: "SUPPORTED", 103: "SUPPORTED"},
-        "T03": {101: "SUPPORTED", 102: "NO RESULT", 103: "PARTIAL"},
+        "T01": {101: "CONFIRMED", 102: "CONFIRMED", 103: "CONFIRMED"},
+        "T03": {101: "CONFIRMED", 102: "NO RESULT", 103: "REFUTED"},
     }
     assert path.read_bytes() == committed
 
@@ -292,15 +325,15 @@ def test_each_seed_is_tried_once_and_a_failure_is_a_verdict(book):
     assert "5 results are there already" in again.stdout
 
     # One chapter is judged anew, two seeds only; the other's entry stays. Prose is no change.
-    put(book, "01_steady", judging("T01", "'PARTIAL'"))
+    put(book, "01_steady", judging("T01", "'REFUTED'"))
     assert tool(book, "execute", "--chapter", "1").returncode == 0
     other = chapters.read(path)
     other.cells[0].source = "# Another title"
     path.write_text(storing.serialise(other), encoding="utf-8")
     one = tool(book, "verdicts", "--seeds", "2", "--chapter", "1")
     assert (one.returncode, executed(one)) == (0, 2)
-    assert stored(book)["T01"] == {101: "PARTIAL", 102: "PARTIAL"}
-    assert stored(book)["T03"][103] == "PARTIAL"
+    assert stored(book)["T01"] == {101: "REFUTED", 102: "REFUTED"}
+    assert stored(book)["T03"][103] == "REFUTED"
     assert (
         "4 results are there" not in tool(book, "verdicts", "--seeds", "3", "--chapter", "3").stdout
     )
@@ -310,7 +343,7 @@ def test_an_interrupted_run_goes_on_where_it_was(book):
     marker = book / "second"
     slow = f"import pathlib, time\nif seed == 102 and not pathlib.Path({str(marker)!r}).exists():\n"
     slow += f"    pathlib.Path({str(marker)!r}).touch()\n    time.sleep(60)"
-    put(book, "01_steady", slow, judging("T01", "'SUPPORTED'"))
+    put(book, "01_steady", slow, judging("T01", "'CONFIRMED'"))
     assert tool(book, "execute", "--chapter", "1").returncode == 0
     options = ["--root", str(book), "--seeds", "2", "--jobs", "1"]
     command = small_book.command("verdicts", *options)
@@ -328,7 +361,7 @@ def test_an_interrupted_run_goes_on_where_it_was(book):
     assert rest.returncode == 0, rest.stdout + rest.stderr
     assert "1 results are there already" in rest.stdout
     assert executed(rest) == 1
-    assert stored(book) == {"T01": {101: "SUPPORTED", 102: "SUPPORTED"}}
+    assert stored(book) == {"T01": {101: "CONFIRMED", 102: "CONFIRMED"}}
 
 
 @pytest.mark.parametrize("count", ["", "1", "ten", "-3", "2.5"])
