@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kvbook.experiments.ch07.cells import (
     EDEN,
+    MATCHED,
     QJL_GAUSSIAN,
     QJL_HADAMARD,
     WHT,
@@ -28,7 +29,7 @@ from kvlib.measure import attention
 from kvlib.quantize import RotatedQuantizer
 from kvlib.stats import Interval
 
-KINDS = {"unbiased": EDEN, "hadamard": QJL_HADAMARD, "gaussian": QJL_GAUSSIAN}
+KINDS = {"matched": MATCHED, "unbiased": EDEN, "hadamard": QJL_HADAMARD, "gaussian": QJL_GAUSSIAN}
 """Cells that are compared with WHT, by the kind that the closed forms call them."""
 
 
@@ -95,13 +96,17 @@ def measure_gain_variance(
 
 
 class HeadRatio(NamedTuple):
-    """A captured head: its kappa, and KL of QKQV (Hadamard) over that of KQV over rotations."""
+    """A captured head: its kappa, and KL of QKQV (Hadamard) over that of KQV.
+
+    The interval of ``ratio`` is over rotations: it is about this head in this cache.
+    """
 
     kappa: float
     ratio: Interval
     dim: int
     model: str
     label: str
+    causal: bool
 
 
 def head_kappa(q: NDArray[Any], k: NDArray[Any], *, causal: bool) -> float:
@@ -138,7 +143,7 @@ def measure_heads(
                 logs.append(np.log(high / low))
             kappa = head_kappa(q.astype(float), k.astype(float), causal=head.causal)
             ratio = ratio_interval(logs)
-            found.append(HeadRatio(kappa, ratio, head.dim, model.label, head.label))
+            found.append(HeadRatio(kappa, ratio, head.dim, model.label, head.label, head.causal))
     return sorted(found, key=lambda head: head.kappa)
 
 
