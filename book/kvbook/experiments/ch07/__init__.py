@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from kvbook.experiments.ch07.alignment import (
     KINDS,
+    LANGUAGE_MODEL,
     Alignment,
     HeadRatio,
     head_kappa,
@@ -177,6 +178,7 @@ __all__ = [
     "KEY_MEASURES",
     "KINDS",
     "KL_STATISTICS",
+    "LANGUAGE_MODEL",
     "LENGTHS",
     "LOW_RANK",
     "MATCHED",

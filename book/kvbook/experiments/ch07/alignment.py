@@ -33,6 +33,10 @@ KINDS = {"matched": MATCHED, "unbiased": EDEN, "hadamard": QJL_HADAMARD, "gaussi
 """Cells that are compared with WHT, by the kind that the closed forms call them."""
 
 
+LANGUAGE_MODEL = MODELS["rope-lm"].label
+"""The captured causal language model that was trained as one should."""
+
+
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """KL where queries lie in the keys' subspace, d=128, diffuse.
@@ -106,7 +110,6 @@ class HeadRatio(NamedTuple):
     dim: int
     model: str
     label: str
-    causal: bool
 
 
 def head_kappa(q: NDArray[Any], k: NDArray[Any], *, causal: bool) -> float:
@@ -143,7 +146,7 @@ def measure_heads(
                 logs.append(np.log(high / low))
             kappa = head_kappa(q.astype(float), k.astype(float), causal=head.causal)
             ratio = ratio_interval(logs)
-            found.append(HeadRatio(kappa, ratio, head.dim, model.label, head.label, head.causal))
+            found.append(HeadRatio(kappa, ratio, head.dim, model.label, head.label))
     return sorted(found, key=lambda head: head.kappa)
 
 

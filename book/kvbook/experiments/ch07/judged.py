@@ -96,7 +96,7 @@ def judge_t16(
         f"At d=128 and moderate logit spread a rotated key with every bit in the codebook has the "
         f"lowest KL, or one within 5% of it, in {best.low * best.n:.0f} of {best.n} pairs of "
         f"regime and budget (n=2..6); what sketch and scale change follows from D and the "
-        f"variance of the gain."
+        f"variance of the gain, within 10%."
     )
     note = (
         "The interval of the share runs from the cells where the draws show it to those where "
