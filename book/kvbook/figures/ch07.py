@@ -132,7 +132,7 @@ def alignment(
 def _draw_ranks(ax: Any, measured: ch07.Alignment, budgets: Sequence[int]) -> None:
     ranks = np.geomspace(2, 128, 60)
     for n in budgets:
-        law = [ch07.first_order_ratio_law("hadamard", n, rank / 128) for rank in ranks]
+        law = [ch07.first_order_ratio_law("hadamard", n, ch07.shared_kappa(rank)) for rank in ranks]
         ax.plot(ranks, law, color=BUDGET_COLORS[n], linestyle=(0, (5, 2)), linewidth=1.4)
         plotting.measured_points(
             ax,

@@ -59,7 +59,9 @@ def aligned_draws(holds):
     ranks, rng = (2, 4, 8), np.random.default_rng(9)
     logs = {}
     for kind, cell in {"norm": ch07.WHT, **ch07.KINDS}.items():
-        found = [math.log(ch07.first_order_ratio_law(kind, 4, rank / 128)) for rank in ranks]
+        found = [
+            math.log(ch07.first_order_ratio_law(kind, 4, ch07.shared_kappa(rank))) for rank in ranks
+        ]
         effect = np.array(found) if holds else 0.5 * (kind != "norm")
         logs[cell, 4] = effect + NOISE * rng.standard_normal((ALIGNED_DRAWS, len(ranks)))
     return ch07.Alignment(ranks, logs)

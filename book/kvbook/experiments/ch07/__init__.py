@@ -153,6 +153,7 @@ from kvbook.experiments.ch07.theory import (
     first_order_law,
     first_order_ratio_law,
     gain_variance_law,
+    shared_kappa,
     sketch_constant,
 )
 from kvbook.experiments.common import children
@@ -281,6 +282,7 @@ __all__ = [
     "rotation_margins",
     "scheme_measures",
     "share_within",
+    "shared_kappa",
     "sketch_constant",
     "sketch_ratio",
     "trio",

@@ -42,7 +42,7 @@ from kvbook.experiments.ch07.regimes import (
     regimes_at,
 )
 from kvbook.experiments.ch07.rows import DIFFUSE, MODERATE, SPREADS
-from kvbook.experiments.ch07.theory import first_order_ratio_law
+from kvbook.experiments.ch07.theory import first_order_ratio_law, shared_kappa
 from kvlib import stats
 from kvlib.stats import Interval
 
@@ -124,7 +124,7 @@ def largest_error(alignment: Alignment, kind: str, bits: Sequence[int], least_ra
     for n in bits:
         for rank, ratio in zip(alignment.ranks, alignment.ratios(kind, n), strict=True):
             if rank >= least_rank:
-                law = first_order_ratio_law(kind, n, rank / OUTPUT_DIM)
+                law = first_order_ratio_law(kind, n, shared_kappa(rank))
                 off = max(off, abs(ratio.estimate / law - 1))
     return off
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from kvbook import ledger
 from kvbook.experiments.ch07.regimes import EXTREME, GAUSSIAN, HEAVY
-from kvbook.experiments.ch07.theory import constant_gain_ratio_law, first_order_ratio_law
+from kvbook.experiments.ch07.theory import (
+    constant_gain_ratio_law,
+    first_order_ratio_law,
+    shared_kappa,
+)
 
 LOW_RANK = {2: "rank 1", 8: "rank 1", 128: "rank 4", 1024: "rank 32"}
 """The low-rank regime of the paper's panels, by dimension."""
@@ -43,8 +47,9 @@ def predict_t16() -> ledger.Predictions:
             *_predict_beside(),
         ],
         pilots=(
-            "what 'nearly every' means, the 5% margin, and that an unrotated key counts as rotated "
-            "where the law is isotropic were settled after a first run"
+            "what 'nearly every' means, the 5% margin, that an unrotated key counts as rotated "
+            "where the law is isotropic, and the formula's factor 1 + β² and κ of a common "
+            "subspace were settled after a first run"
         ),
     )
 
@@ -56,8 +61,8 @@ def _predict_formulas() -> list[ledger.Prediction]:
         "QJL on K, Hadamard, n=4, Gaussian keys": ("hadamard", 4, 1.0, 0.1),
         "matched scale, n=2, Gaussian keys": ("matched", 2, 1.0, 0.05),
         "unbiased scale, n=2, Gaussian keys": ("unbiased", 2, 1.0, 0.05),
-        "matched scale, n=4, rank 4 aligned": ("matched", 4, 4 / 128, 0.1),
-        "unbiased scale, n=4, rank 4 aligned": ("unbiased", 4, 4 / 128, 0.1),
+        "matched scale, n=4, rank 4 aligned": ("matched", 4, shared_kappa(4), 0.1),
+        "unbiased scale, n=4, rank 4 aligned": ("unbiased", 4, shared_kappa(4), 0.1),
     }
     found = []
     for name, (kind, bits, kappa, share) in instances.items():

@@ -10,11 +10,13 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+from kvbook.experiments.ch07.rows import DIFFUSE, SPREADS
 from kvbook.experiments.common import distortion
 from kvlib import laws
 from kvlib.quantize import codebooks
 
 DIM = 128
+DIFFUSE_SPREAD = tuple(SPREADS.values())[DIFFUSE]
 
 
 class Parts(NamedTuple):
@@ -72,14 +74,29 @@ def across_factor(kappa: float, dim: int = DIM) -> float:
     return (kappa * dim - 1) / (dim - 1)
 
 
-def first_order_law(kind: str, bits: int, kappa: float, dim: int = DIM) -> float:
-    """KL over half the variance of the logits, eq-schemes-gain."""
+def shared_kappa(rank: float, dim: int = DIM) -> float:
+    """Kappa of Gaussian keys and queries in a common random subspace: about its share, rank / dim.
+
+    With a basis of ``rank`` Gaussian rows B, the variance of a logit is tr (B B^T)^2, a little
+    more than of an orthonormal basis.
+    """
+    return rank / (dim + rank + 1)
+
+
+def first_order_law(
+    kind: str, bits: int, kappa: float, dim: int = DIM, *, spread: float = DIFFUSE_SPREAD
+) -> float:
+    """KL over half the variance of the logits, eq-schemes-gain; ``spread`` is that of the logits.
+
+    Under the attention weights a Gaussian logit has the mean square spread^2 (1 + spread^2).
+    """
     parts = error_parts_law(kind, bits, dim)
-    return parts.bias + parts.radial + across_factor(kappa, dim) * parts.across
+    radial = parts.radial * (1 + spread**2)
+    return parts.bias + radial + across_factor(kappa, dim) * parts.across
 
 
 def first_order_ratio_law(kind: str, bits: int, kappa: float = 1.0, dim: int = DIM) -> float:
-    """KL over that of WHT with the norm; kappa is one for isotropic queries."""
+    """KL over that of WHT with the norm, diffuse; kappa is one for isotropic queries."""
     return first_order_law(kind, bits, kappa, dim) / first_order_law("norm", bits, kappa, dim)
 
 
@@ -90,12 +107,13 @@ def constant_gain_ratio_law(bits: int, kappa: float, dim: int = DIM) -> float:
 
 
 def border_law(sketch: str, bits: int, dim: int = DIM) -> float:
-    """The kappa below which QKQV has the lower KL."""
+    """The kappa below which QKQV has the lower KL, diffuse."""
     plain, sketched = (error_parts_law(kind, bits, dim) for kind in ("norm", sketch))
-    gained = plain.bias + plain.radial - sketched.radial
+    gained = plain.bias + (plain.radial - sketched.radial) * (1 + DIFFUSE_SPREAD**2)
     return (1 + (dim - 1) * gained / (sketched.across - plain.across)) / dim
 
 
 def crossing_rank_law(bits: int, sketch: str = "hadamard", dim: int = DIM) -> float:
-    """Dimensions shared by keys and queries below which QKQV is ahead: kappa is their share."""
-    return dim * border_law(sketch, bits, dim)
+    """Dimensions shared by keys and queries below which QKQV is ahead, by shared_kappa."""
+    kappa = border_law(sketch, bits, dim)
+    return kappa * (dim + 1) / (1 - kappa)
