@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbook.build import parameters
-from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter, label
+from kvbook.build.chapters import ROOT, ChapterProblem, Run, chapters, find_chapter
 from kvbook.build.command import building, obey, whole
 from kvbook.build.execute import (
     Task,
@@ -46,7 +46,7 @@ FEWEST = 2
 
 def eligible(path: Path) -> bool:
     """Whether a chapter's verdicts may depend on a root seed."""
-    return not label(path).startswith("A") and "seed" in parameters.known(path)
+    return "seed" in parameters.known(path)
 
 
 def chosen(root: Path, chapter: str) -> list[Path]:

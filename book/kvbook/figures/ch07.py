@@ -12,35 +12,22 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
 from kvbook import plotting
 from kvbook.experiments import ch07
 from kvbook.models import MODELS
-from kvlib import stats
 from kvlib.checks import FloatArray
 
 REGIMES = list(ch07.REGIMES)
-INTERACTIONS = 6
-"""Rows of the effects from here on are interactions."""
-REGIME_COLORS = dict(
-    zip(
-        REGIMES,
-        (
-            "#2B2B2B",
-            "#A01F1A",
-            "#E07B72",
-            "#254296",
-            "#3F6FD1",
-            "#7FA3E8",
-            "#259ED7",
-            "#7B3FA0",
-            "#AE8700",
-            "#037766",
-        ),
-        strict=True,
-    )
-)
-REGIME_MARKERS = dict(zip(REGIMES, "osDv^<>Pd*", strict=True))
+MOVING = {
+    ch07.EXTREME: ("#A01F1A", "D"),
+    ch07.SPIKE: ("#AE8700", "*"),
+    ch07.ALIGNED: ("#7B3FA0", "P"),
+}
+"""Colour and marker of the regimes that depart from the others."""
+CODEBOOK, SKETCH, STEPS = plotting.SCHEME_COLORS["KQV"], plotting.SCHEME_COLORS["QKQV"], "#9A9A9A"
+ROTATION_NAMES = {"none": "none", "hadamard": "WHT", "haar": "Haar"}
 BUDGET_COLORS = {2: plotting.SCHEME_COLORS["QKQV"], 3: "#9A7BC4", 4: "#C9A227"}
 BOX_COLORS = {
     "4 bits": plotting.SCHEME_COLORS["KQV"],
@@ -49,47 +36,75 @@ BOX_COLORS = {
 }
 
 
-def effects(found: Mapping[str, FloatArray]) -> Figure:
-    """Factors of the choices on KL, a row each; interactions below the line."""
-    fig, ax = plt.subplots(figsize=(7.6, 8.2))
-    sns.pointplot(
-        _factors(found),
-        x="factor",
-        y="choice",
-        hue="regime",
-        palette=REGIME_COLORS,
-        markers=list(REGIME_MARKERS.values()),
-        linestyle="none",
-        dodge=0.7,
-        # seaborn averages what is on a logarithmic axis as logs: a geometric mean and its interval.
-        log_scale=(True, False),
-        errorbar=_mean_ends,
-        markersize=7,
-        markeredgewidth=0,
-        err_kws={"linewidth": 1.3},
-        ax=ax,
-    )
-    ax.axvline(1, color=plotting.INK, linewidth=1)
-    ax.axhline(INTERACTIONS - 0.5, color=plotting.MUTED, linewidth=0.8)
-    for row in range(1, len(found)):
-        ax.axhline(row - 0.5, color="#DDDDDD", linewidth=0.6)
-    ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
-    ax.set(xlabel="factor on the mean KL (below 1: better)", ylabel=None)
-    ax.grid(axis="y", visible=False)
-    handles, labels = _take_legend(ax)
-    fig.legend(handles, labels, loc="outside lower center", ncols=4)
+def cells(schemes: Mapping[str, tuple[ch07.Cell, ch07.Cell]], bits: int) -> Figure:
+    """The cells that keys and values of each scheme are quantized by: a square a bit."""
+    fig, ax = plt.subplots(figsize=(7.6, 0.5 * len(schemes) + 1.5))
+    columns = {"rotation": 0.0, "keys": 1.5, "scale of keys": 4.0, "values": 6.6}
+    for row, (name, (key, value)) in enumerate(schemes.items()):
+        ax.text(-0.3, row, name.split(",")[0], ha="right", va="center")
+        ax.text(columns["rotation"], row, ROTATION_NAMES[key.rotation], va="center")
+        ax.text(columns["scale of keys"], row, _scale_name(key), va="center")
+        _draw_bits(ax, columns["keys"], row, key, bits)
+        _draw_bits(ax, columns["values"], row, value, bits)
+    for title, x in columns.items():
+        ax.text(x, -0.85, title, va="center", weight="bold")
+    ax.set(xlim=(-2.6, 8.7), ylim=(len(schemes) - 0.4, -1.3))
+    ax.axis("off")
+    kinds = {
+        "codebook bit": CODEBOOK,
+        "sign of the sketch": SKETCH,
+        "equal steps, no rotation": STEPS,
+    }
+    handles = [Patch(color=color, label=label) for label, color in kinds.items()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
     return fig
 
 
-def _factors(found: Mapping[str, FloatArray]) -> pd.DataFrame:
-    """A row for each choice, regime and repetition."""
-    wide = {choice: pd.DataFrame(np.exp(logs), columns=REGIMES) for choice, logs in found.items()}
-    long = pd.concat(wide, names=["choice", "repetition"]).melt(
-        var_name="regime", value_name="factor", ignore_index=False
-    )
-    return long.reset_index()
+def _scale_name(cell: ch07.Cell) -> str:
+    return f"{cell.scale}, centred" if cell.center else cell.scale
+
+
+def _draw_bits(ax: Any, x: float, row: int, cell: ch07.Cell, bits: int) -> None:
+    """A square for each bit of a coordinate, the sketch's last."""
+    for place in range(bits):
+        last = place == bits - 1
+        color = STEPS if cell.levels == "min-max" else SKETCH if cell.sketch and last else CODEBOOK
+        ax.add_patch(Rectangle((x + 0.48 * place, row - 0.3), 0.42, 0.6, color=color, linewidth=0))
+
+
+def effects(found: Mapping[str, FloatArray]) -> Figure:
+    """Factors of the choices on KL: the regimes that depart, and a band of all others."""
+    fig, ax = plt.subplots(figsize=(7.6, 5.2))
+    rest = [i for i, name in enumerate(REGIMES) if name not in MOVING]
+    offsets = dict(zip(MOVING, (-0.22, 0.0, 0.22), strict=True))
+    for row, logs in enumerate(found.values()):
+        means = [ch07.ratio_interval(logs[:, i]).estimate for i in rest]
+        ax.plot(
+            [0.985 * min(means), 1.015 * max(means)],
+            [row, row],
+            color="#BBBBBB",
+            linewidth=16,
+            solid_capstyle="butt",
+            zorder=1,
+            label="range of the other seven" if row == 0 else None,
+        )
+        for name, (color, marker) in MOVING.items():
+            interval = ch07.ratio_interval(logs[:, REGIMES.index(name)])
+            y = row + offsets[name]
+            ax.plot([interval.low, interval.high], [y, y], color=color, linewidth=1.5, zorder=2)
+            ax.plot(interval.estimate, y, marker, color=color, markersize=8, zorder=3)
+            if row == 0:
+                ax.plot([], [], marker, color=color, markersize=8, label=name)
+    ax.axvline(1, color=plotting.INK, linewidth=1, zorder=1)
+    ax.set_xscale("log")
+    ticks = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set(xlabel="factor on the mean KL (below 1: better)", ylim=(len(found) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    fig.legend(loc="outside lower center", ncols=4)
+    return fig
 
 
 def _take_legend(ax: Any) -> tuple[list[Any], list[str]]:
@@ -97,12 +112,6 @@ def _take_legend(ax: Any) -> tuple[list[Any], list[str]]:
     handles, labels = ax.get_legend_handles_labels()
     ax.get_legend().remove()
     return handles, labels
-
-
-def _mean_ends(sample: pd.Series) -> tuple[float, float]:
-    """Ends of the interval of a mean, as seaborn asks for them."""
-    interval = stats.mean_interval(sample)
-    return interval.low, interval.high
 
 
 def alignment(
@@ -123,7 +132,7 @@ def alignment(
 def _draw_ranks(ax: Any, measured: ch07.Alignment, budgets: Sequence[int]) -> None:
     ranks = np.geomspace(2, 128, 60)
     for n in budgets:
-        law = [ch07.second_order_ratio_law("hadamard", n, rank) for rank in ranks]
+        law = [ch07.first_order_ratio_law("hadamard", n, ch07.shared_kappa(rank)) for rank in ranks]
         ax.plot(ranks, law, color=BUDGET_COLORS[n], linestyle=(0, (5, 2)), linewidth=1.4)
         plotting.measured_points(
             ax,
@@ -135,7 +144,7 @@ def _draw_ranks(ax: Any, measured: ch07.Alignment, budgets: Sequence[int]) -> No
         )
     ax.set_xscale("log", base=2)
     ax.set_xticks(measured.ranks, [str(rank) for rank in measured.ranks])
-    ax.set(xlabel="rank r of keys and queries, d=128", ylabel="KL of QKQV over KQV")
+    ax.set(xlabel="shared dimensions r, d=128", ylabel="KL of QKQV over KQV")
     ax.set_title("synthetic, aligned")
     ax.legend()
 

@@ -378,6 +378,11 @@ def test_chapters_without_a_seed_are_left_out(book):
             verdicts.chosen(book, chapter)
 
 
+def test_an_appendix_with_a_seed_is_tried(book):
+    put(book, "A2_tests", judging("T17", "'SUPPORTED'"), parameters="seed = 2")
+    assert [path.stem for path in verdicts.chosen(book, "")] == ["01_steady", "A2_tests"]
+
+
 def test_no_chapter_has_one_of_the_further_seeds():
     own = {verdicts.parameters.known(path).get("seed") for path in chapters.chapters(ROOT)}
     assert not own & set(verdicts.seeds("100"))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kvbook.experiments.ch07.cells import (
     EDEN,
+    MATCHED,
     QJL_GAUSSIAN,
     QJL_HADAMARD,
     WHT,
@@ -28,8 +29,12 @@ from kvlib.measure import attention
 from kvlib.quantize import RotatedQuantizer
 from kvlib.stats import Interval
 
-KINDS = {"unbiased": EDEN, "hadamard": QJL_HADAMARD, "gaussian": QJL_GAUSSIAN}
+KINDS = {"matched": MATCHED, "unbiased": EDEN, "hadamard": QJL_HADAMARD, "gaussian": QJL_GAUSSIAN}
 """Cells that are compared with WHT, by the kind that the closed forms call them."""
+
+
+LANGUAGE_MODEL = MODELS["rope-lm"].label
+"""The captured causal language model that was trained as one should."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +100,10 @@ def measure_gain_variance(
 
 
 class HeadRatio(NamedTuple):
-    """A captured head: its kappa, and KL of QKQV (Hadamard) over that of KQV over rotations."""
+    """A captured head: its kappa, and KL of QKQV (Hadamard) over that of KQV.
+
+    The interval of ``ratio`` is over rotations: it is about this head in this cache.
+    """
 
     kappa: float
     ratio: Interval

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvbook import ledger
 from kvbook.experiments.ch07.alignment import Alignment
@@ -13,6 +12,7 @@ from kvbook.experiments.ch07.cells import (
     DIMS,
     EDEN,
     HAAR,
+    MATCHED,
     NONE,
     QJL_GAUSSIAN,
     QJL_HADAMARD,
@@ -21,14 +21,16 @@ from kvbook.experiments.ch07.cells import (
     Cell,
 )
 from kvbook.experiments.ch07.factorial import OUTPUT_DIM, Factorial
-from kvbook.experiments.ch07.inference import TIES_NOT_COUNTED, Power, penalty, ratio_interval
+from kvbook.experiments.ch07.inference import penalty, ratio_interval
 from kvbook.experiments.ch07.lengths import AS_LONG, PRODUCT, WIDE, Lengths
-from kvbook.experiments.ch07.predictions import LOW_RANK, trio
+from kvbook.experiments.ch07.predictions import LOW_RANK, PAPER_BUDGETS, PAPER_LAWS, TIE, trio
 from kvbook.experiments.ch07.ranking import (
     Ranking,
     is_kqv,
     is_pair_without_sketch,
     rotates_without_sketch,
+    rotation_margins,
+    share_within,
 )
 from kvbook.experiments.ch07.regimes import (
     ALIGNED,
@@ -39,18 +41,22 @@ from kvbook.experiments.ch07.regimes import (
     regime_index,
     regimes_at,
 )
-from kvbook.experiments.ch07.rows import DIFFUSE, MODERATE, SATURATED
-from kvbook.experiments.ch07.theory import second_order_ratio_law
+from kvbook.experiments.ch07.rows import DIFFUSE, MODERATE, SPREADS
+from kvbook.experiments.ch07.theory import first_order_ratio_law, shared_kappa
 from kvlib import stats
 from kvlib.stats import Interval
 
 
 def _verdict(
-    predictions: ledger.Predictions, measured: Sequence[Interval], note: str
+    predictions: ledger.Predictions,
+    measured: Sequence[Interval],
+    what_is_true: str,
+    note: str = "",
 ) -> ledger.Verdict:
     """Judge measurements that are in the order of the predictions."""
     labels = [prediction.label for prediction in predictions.predictions]
-    return predictions.verdict(dict(zip(labels, measured, strict=True)), note=note)
+    found = dict(zip(labels, measured, strict=True))
+    return predictions.verdict(found, what_is_true=what_is_true, note=note)
 
 
 def _share(hits: int, ranking: Ranking) -> Interval:
@@ -61,39 +67,65 @@ def _share(hits: int, ranking: Ranking) -> Interval:
 
 
 def judge_t16(
-    predictions: ledger.Predictions, factorial: Factorial, keys: Ranking
+    predictions: ledger.Predictions,
+    factorial: Factorial,
+    keys: Ranking,
+    alignment: Alignment,
 ) -> ledger.Verdict:
-    """Effects of the choices against their formulas, and the ranking of all key quantizers."""
+    """The ranking of all key quantizers, and effects of the choices against their formulas."""
 
     def ratio(cell: Cell, base: Cell, bits: int, regime: str, spread: int) -> Interval:
         logs = factorial.log_ratio(OUTPUT_DIM, cell, base, bits, regime, spread)
         return ratio_interval(logs)
 
+    best = share_within(rotation_margins(keys), TIE)
+    rank_4 = alignment.ranks.index(4)
     measured = [
+        best,
         ratio(QJL_GAUSSIAN, WHT, 4, GAUSSIAN, DIFFUSE),
         ratio(QJL_HADAMARD, WHT, 4, GAUSSIAN, DIFFUSE),
+        ratio(MATCHED, WHT, 2, GAUSSIAN, DIFFUSE),
         ratio(EDEN, WHT, 2, GAUSSIAN, DIFFUSE),
-        ratio(EDEN, WHT, 4, ALIGNED, DIFFUSE),
+        alignment.ratios("matched", 4)[rank_4],
+        alignment.ratios("unbiased", 4)[rank_4],
         ratio(WHT, NONE, 4, HEAVY, MODERATE),
-        ratio(WHT, NONE, 4, GAUSSIAN, MODERATE),
         ratio(HAAR, WHT, 2, SPIKE, MODERATE),
-        _share(keys.count(rotates_without_sketch), keys),
+        ratio(EDEN, WHT, 4, ALIGNED, DIFFUSE),
     ]
-    note = (
-        "The failed row held the gain constant; with its variance over tokens the formula agrees "
-        "(next section). Corrected statement: rotation, all bits to the codebook, and the "
-        "unbiased scale from n=4 on, or wherever queries lie along the keys."
+    what_is_true = (
+        f"At d=128 and moderate logit spread a rotated key with every bit in the codebook has the "
+        f"lowest KL, or one within 5% of it, in {best.low * best.n:.0f} of {best.n} pairs of "
+        f"regime and budget (n=2..6); what sketch and scale change follows from D and the "
+        f"variance of the gain, within 10%."
     )
-    return _verdict(predictions, measured, note)
+    note = (
+        "The interval of the share runs from the cells where the draws show it to those where "
+        "they do not show the opposite; it is no interval over regimes."
+    )
+    return _verdict(predictions, measured, what_is_true, note)
+
+
+def places_ahead(keys: Ranking) -> list[tuple[int, str, Interval]]:
+    """Budget and regime where a rotated key without QJL is not shown to be best or within 5%.
+
+    With the KL of the best such key over that of the best other one.
+    """
+    regimes = regimes_at(OUTPUT_DIM)
+    return [
+        (PAPER_BUDGETS[b], regimes[f], margin)
+        for (b, f), margin in rotation_margins(keys).items()
+        if margin.high > 1 + TIE
+    ]
 
 
 def largest_error(alignment: Alignment, kind: str, bits: Sequence[int], least_rank: int) -> float:
-    """Largest relative error of the corrected formula over budgets and ranks from one on."""
+    """Largest relative error of the formula over budgets and ranks from one on."""
     off = 0.0
     for n in bits:
         for rank, ratio in zip(alignment.ranks, alignment.ratios(kind, n), strict=True):
             if rank >= least_rank:
-                off = max(off, abs(ratio.estimate / second_order_ratio_law(kind, n, rank) - 1))
+                law = first_order_ratio_law(kind, n, shared_kappa(rank))
+                off = max(off, abs(ratio.estimate / law - 1))
     return off
 
 
@@ -121,28 +153,52 @@ def haar_ratio(factorial: Factorial, dim: int, sketch: str, bits: int, regime: s
     return ratio_interval(factorial.log_ratio(dim, cell, HAAR, bits, regime, MODERATE))
 
 
+def lowest_ratio(
+    factorial: Factorial,
+    sketch: str,
+    budgets: Sequence[int],
+    laws: Sequence[str],
+    dims: Sequence[int] = DIMS[1:],
+) -> Interval:
+    """KL of QKQV over KQV in the cell whose interval reaches lowest, of all logit spreads."""
+    cells = (
+        sketch_ratio(factorial, dim, sketch, bits, law, spread)
+        for dim in dims
+        for bits in budgets
+        for law in laws
+        if law in regimes_at(dim)
+        for spread in range(len(SPREADS))
+    )
+    return min(cells, key=lambda interval: interval.low)
+
+
 def judge_c09(predictions: ledger.Predictions, factorial: Factorial) -> ledger.Verdict:
-    """KL of QKQV over KQV, overall and where theory says that QKQV is ahead."""
-    at_four = [
-        sketch_ratio(factorial, OUTPUT_DIM, "gaussian", 4, regime)
-        for regime in regimes_at(OUTPUT_DIM)
+    """KL of QKQV over KQV at its lowest, in the claim's scope and where theory says otherwise."""
+    milder = [law for law in PAPER_LAWS if law != EXTREME]
+    low_rank = [law for law in milder if law.startswith("rank")]
+    families: list[tuple[Sequence[int], Sequence[str]]] = [
+        *((PAPER_BUDGETS, laws) for laws in ([GAUSSIAN], [HEAVY], low_rank)),
+        *(([n], [EXTREME]) for n in PAPER_BUDGETS),
     ]
-    measured = [
-        overall_ratio(factorial, "gaussian"),
-        overall_ratio(factorial, "hadamard"),
-        min(at_four, key=lambda interval: interval.low),
+    of_claim = [lowest_ratio(factorial, "gaussian", *family) for family in families]
+    ours = [
+        lowest_ratio(factorial, "hadamard", PAPER_BUDGETS, milder),
+        sketch_ratio(factorial, OUTPUT_DIM, "hadamard", 2, EXTREME),
         sketch_ratio(factorial, OUTPUT_DIM, "gaussian", 2, SPIKE),
         sketch_ratio(factorial, OUTPUT_DIM, "hadamard", 2, ALIGNED),
         sketch_ratio(factorial, OUTPUT_DIM, "gaussian", 1, ALIGNED),
         sketch_ratio(factorial, 2, "hadamard", 4, GAUSSIAN),
-        sketch_ratio(factorial, OUTPUT_DIM, "hadamard", 2, GAUSSIAN, SATURATED),
     ]
-    note = (
-        "Not unconditional. QKQV is ahead on spiky keys at n=2 under one Hadamard round, on "
-        "queries along low-rank keys at few bits (n ≤ 2 at d=128, n ≤ 4 at d=1024), and at d=2 "
-        "with a Hadamard sketch; elsewhere, at d ≥ 8 and n ≥ 2, nowhere."
+    lowest = min(of_claim[:3] + of_claim[4:], key=lambda interval: interval.low)
+    extreme = of_claim[3]
+    what_is_true = (
+        f"With the paper's Gaussian sketch (n=2..6, d=8 to 1024, logit spreads 0.5 to 8) QKQV has "
+        f"the higher KL, at least {lowest.estimate:.1f} times, but for Student-t keys with ν=1.05 "
+        f"at two bits, where it has as little as {extreme.estimate:.2f} times the KL of KQV; with "
+        f"orthogonal sketches, at one bit, at d=2, on spikes and where queries lie along the keys "
+        f"there are more exceptions."
     )
-    return _verdict(predictions, measured, note)
+    return _verdict(predictions, [*of_claim, *ours], what_is_true)
 
 
 # C03 -------------------------------------------------------------------------------------------
@@ -218,38 +274,5 @@ def judge_c18(
     note = (
         "The published table is not available: the rows are what the claims around it imply. "
         "KQV's keys are right; its QJL on values is not, for zero-mean values."
-    )
-    return _verdict(predictions, measured, note)
-
-
-# T17 -------------------------------------------------------------------------------------------
-
-
-def rejection_share(rejected: NDArray[np.bool_]) -> Interval:
-    """Share of trials in which a test rejects."""
-    return stats.proportion_interval(int(rejected.sum()), rejected.size)
-
-
-def judge_t17(
-    predictions: ledger.Predictions,
-    levels: Mapping[tuple[str, str], NDArray[np.bool_]],
-    false_alarms: NDArray[np.bool_],
-    power: Power,
-) -> ledger.Verdict:
-    """Levels of the tests, the broken rules, and what pairing brings."""
-    sound = [
-        levels[test, kind]
-        for test in ("Mann-Whitney", "Wilcoxon paired", "energy distance")
-        for kind in ("continuous", "signs")
-    ]
-    measured = [
-        *map(rejection_share, sound),
-        rejection_share(levels[TIES_NOT_COUNTED, "signs"]),
-        rejection_share(false_alarms),
-        stats.mean_interval(power.gain),
-    ]
-    note = (
-        "All tests keep their level, ties included; the two broken rules are caught; pairing "
-        "multiplies the power."
     )
     return _verdict(predictions, measured, note)

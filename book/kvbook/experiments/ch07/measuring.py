@@ -40,6 +40,7 @@ def measure_factorial(
     tokens: Mapping[int, int],
     queries: int,
     seed: np.random.SeedSequence,
+    output_bits: Sequence[int] = BUDGETS,
 ) -> Factorial:
     """Measure the cells of each dimension at all budgets, regimes and logit spreads.
 
@@ -57,6 +58,8 @@ def measure_factorial(
         Queries of a head.
     seed : SeedSequence
         A child for each dimension in the order of ``plans``, of it one for each repetition.
+    output_bits : sequence of int
+        Budgets at which values and outputs are measured.
     """
     kl: dict[tuple[int, Cell, int], FloatArray] = {}
     keys: dict[tuple[int, Cell, int], FloatArray] = {}
@@ -69,6 +72,7 @@ def measure_factorial(
                 pairs if dim == OUTPUT_DIM else (),
                 tokens=tokens[dim],
                 queries=queries,
+                output_bits=output_bits,
                 rng=np.random.default_rng(child),
             )
             for child in children(stream, repetitions)
@@ -111,6 +115,7 @@ def _measure_draw(
     *,
     tokens: int,
     queries: int,
+    output_bits: Sequence[int],
     rng: np.random.Generator,
 ) -> _Draw:
     """Draw a head of each regime and measure all cells and pairs on it."""
@@ -120,7 +125,8 @@ def _measure_draw(
     outputs: dict[tuple[Cell, Cell, int], FloatArray] = {}
     if pairs:
         v = draw_values(dim, tokens, rng)
-        values, outputs = _output_errors(heads, pairs, v, seed=int(rng.integers(2**31)))
+        sketch_seed = int(rng.integers(2**31))
+        values, outputs = _output_errors(heads, pairs, v, output_bits, seed=sketch_seed)
     return _Draw(
         kl={at: _statistics(x) for at, x in kl.items()},
         keys={at: heads.key_measures(at) for at in heads.errors},
@@ -166,14 +172,19 @@ def _statistics(kl: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _output_errors(
-    heads: _Heads, pairs: Sequence[tuple[Cell, Cell]], v: NDArray[np.float32], *, seed: int
+    heads: _Heads,
+    pairs: Sequence[tuple[Cell, Cell]],
+    v: NDArray[np.float32],
+    budgets: Sequence[int],
+    *,
+    seed: int,
 ) -> tuple[dict[tuple[Cell, int], FloatArray], dict[tuple[Cell, Cell, int], FloatArray]]:
     """Errors (regime, measure) of values by (cell, bits) and of outputs by (key, value, bits)."""
     cells = tuple(dict.fromkeys(value for _, value in pairs))
-    errors = reconstruction_errors(v, cells, seed=seed)
+    errors = reconstruction_errors(v, cells, budgets, seed=seed)
     coded = {at: v + error for at, error in errors}
     exact, outputs = heads.rows.p[MODERATE] @ v, {}
-    for key, bits in product(dict.fromkeys(key for key, _ in pairs), BUDGETS):
+    for key, bits in product(dict.fromkeys(key for key, _ in pairs), budgets):
         p = heads.rows.perturbed(heads.deltas[key, bits], MODERATE)
         partners = [value for other, value in pairs if other == key]
         # One product for all values that meet these keys.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from kvbook import ledger
-from kvbook.experiments.ch07.regimes import GAUSSIAN, HEAVY
-from kvbook.experiments.ch07.theory import first_order_ratio_law
+from kvbook.experiments.ch07.regimes import EXTREME, GAUSSIAN, HEAVY
+from kvbook.experiments.ch07.theory import (
+    constant_gain_ratio_law,
+    first_order_ratio_law,
+    shared_kappa,
+)
 
 LOW_RANK = {2: "rank 1", 8: "rank 1", 128: "rank 4", 1024: "rank 32"}
 """The low-rank regime of the paper's panels, by dimension."""
@@ -15,63 +19,77 @@ def trio(dim: int) -> tuple[str, str, str]:
     return GAUSSIAN, HEAVY, LOW_RANK[dim]
 
 
+TIE = 0.05
+"""Ratios of the KL up to one and this count as a tie."""
+PAPER_LAWS = (GAUSSIAN, HEAVY, EXTREME, "rank 1", "rank 4", "rank 32")
+"""Regimes of the paper's families: Gaussian, Student t, low rank."""
+PAPER_BUDGETS = range(2, 7)
+
+
 def predict_t16() -> ledger.Predictions:
-    """The effect of each choice: from eq-schemes-first where there is a formula, else a bound."""
-    gaussian, hadamard = (first_order_ratio_law(kind, 4) for kind in ("gaussian", "hadamard"))
-    unbiased, aligned = (
-        first_order_ratio_law("unbiased", bits, kappa) for bits, kappa in ((2, 1.0), (4, 4 / 128))
-    )
+    """Who is best, and the effect of each choice by eq-schemes-gain."""
     return ledger.Predictions(
         "T16",
         [
             ledger.Prediction(
-                "QJL on K, Gaussian, n=4, Gaussian keys, diffuse: KL ratio",
-                ledger.Within(gaussian, 0.1 * gaussian),
-                "an interval more than 10% off c·D(3)/D(4)",
-            ),
-            ledger.Prediction(
-                "QJL on K, Hadamard, n=4, Gaussian keys, diffuse: KL ratio",
-                ledger.Within(hadamard, 0.1 * hadamard),
-                "an interval more than 10% off c·D(3)/D(4)",
-            ),
-            ledger.Prediction(
-                "unbiased scale, n=2, Gaussian keys, diffuse: KL ratio",
-                ledger.Within(unbiased, 0.05 * unbiased),
-                "an interval more than 5% off 1/(1 - D(2))",
-            ),
-            ledger.Prediction(
-                "unbiased scale, n=4, rank 4 aligned, diffuse: KL ratio",
-                ledger.Within(aligned, 0.2 * aligned),
-                "an interval more than 20% off the first-order formula",
-            ),
-            *_predict_rotation(),
-            ledger.Prediction(
-                "best key quantizer, or tied, rotates and has no QJL: "
+                "best key quantizer, or within 5% of it, rotates and has no QJL: "
                 "share of regimes × budgets (n ≥ 2)",
-                ledger.Above(0.75),
-                "an unrotated or a sketched key ahead in a quarter of the cells",
+                ledger.Above(0.9),
+                "an unrotated or a sketched key ahead by more than 5% in a tenth of the cells",
             ),
+            *_predict_formulas(),
+            ledger.Prediction(
+                "WHT against no rotation, n=4, t ν=3: KL ratio",
+                ledger.Below(0.5),
+                "less than half of the KL removed",
+                exception="rotation of t ν=3",
+            ),
+            *_predict_beside(),
         ],
+        pilots=(
+            "what 'nearly every' means, the 5% margin, that an unrotated key counts as rotated "
+            "where the law is isotropic, and the formula's factor 1 + β² and κ of a common "
+            "subspace were settled after a first run"
+        ),
     )
 
 
-def _predict_rotation() -> list[ledger.Prediction]:
-    """Where a rotation matters, where not, and where one Hadamard round is too little."""
+def _predict_formulas() -> list[ledger.Prediction]:
+    """Instances of eq-schemes-gain, each within a tolerance of its number."""
+    instances = {
+        "QJL on K, Gaussian, n=4, Gaussian keys": ("gaussian", 4, 1.0, 0.1),
+        "QJL on K, Hadamard, n=4, Gaussian keys": ("hadamard", 4, 1.0, 0.1),
+        "matched scale, n=2, Gaussian keys": ("matched", 2, 1.0, 0.05),
+        "unbiased scale, n=2, Gaussian keys": ("unbiased", 2, 1.0, 0.05),
+        "matched scale, n=4, rank 4 aligned": ("matched", 4, shared_kappa(4), 0.1),
+        "unbiased scale, n=4, rank 4 aligned": ("unbiased", 4, shared_kappa(4), 0.1),
+    }
+    found = []
+    for name, (kind, bits, kappa, share) in instances.items():
+        law = first_order_ratio_law(kind, bits, kappa)
+        falsifier = f"an interval more than {share:.0%} off the formula"
+        label = f"{name}, diffuse: KL ratio to WHT"
+        rule = ledger.Within(law, share * law)
+        found.append(ledger.Prediction(label, rule, falsifier, exception=name))
+    return found
+
+
+def _predict_beside() -> list[ledger.Prediction]:
+    """Where one Hadamard round is too little, and what failed before."""
+    failed = constant_gain_ratio_law(4, 4 / 128)
     return [
-        ledger.Prediction(
-            "WHT against no rotation, n=4, t ν=3: KL ratio",
-            ledger.Below(0.5),
-            "less than half of the KL removed",
-        ),
-        ledger.Prediction(
-            "WHT against no rotation, n=4, Gaussian keys: KL ratio",
-            ledger.Within(1, 0.1),
-            "a rotation that matters where the law is isotropic",
-        ),
         ledger.Prediction(
             "Haar against WHT, n=2, spikes: KL ratio",
             ledger.Below(0.7),
             "no harm from spikes under one Hadamard round",
+            scope="ours",
+        ),
+        ledger.Prediction(
+            "an earlier estimate of ours, one gain for all tokens: "
+            "unbiased scale, n=4, rank 4 aligned",
+            ledger.Within(failed, 0.2 * failed),
+            "an interval more than 20% off it",
+            scope="ours",
         ),
     ]
 
@@ -135,27 +153,39 @@ def predict_c04() -> ledger.Predictions:
 
 def predict_c09() -> ledger.Predictions:
     """As claimed: QKQV above KQV everywhere."""
+    families = {"Gaussian": "n=2..6", "t ν=3": "n=2..6", "low rank": "n=2..6"}
+    extreme = {f"n={bits}": f"t ν=1.05 at n={bits}" for bits in PAPER_BUDGETS}
+    instances = [
+        *((f"{name} keys, {bits}", f"{name} keys") for name, bits in families.items()),
+        *((f"t ν=1.05 keys, {bits}", name) for bits, name in extreme.items()),
+    ]
+    of_claim = [
+        ledger.Prediction(
+            f"{label}, Gaussian sketch, d=8..1024, lowest: KL ratio QKQV/KQV",
+            ledger.Above(1),
+            "QKQV ahead in some dimension, budget and logit spread",
+            exception=name,
+        )
+        for label, name in instances
+    ]
     cells = {
-        "n=2..6, d ≥ 8, mean of all regimes, Gaussian sketch": "QKQV ahead",
-        "n=2..6, d ≥ 8, mean of all regimes, Hadamard sketch": "QKQV ahead",
-        "d=128, n=4, lowest regime, Gaussian sketch": "QKQV ahead at n=4 in some regime",
-        "d=128, n=2, spikes, Gaussian sketch": "QKQV ahead on spikes",
-        "d=128, n=2, rank 4 aligned, Hadamard sketch": (
+        "orthogonal sketch, Gaussian, t ν=3 and low rank, n=2..6, d=8..1024, lowest": (
+            "QKQV ahead with an orthogonal sketch"
+        ),
+        "orthogonal sketch, t ν=1.05, n=2, d=128": "QKQV ahead on extreme tails",
+        "spikes, Gaussian sketch, n=2, d=128": "QKQV ahead on spikes",
+        "rank 4 aligned, orthogonal sketch, n=2, d=128": (
             "QKQV ahead where queries lie along the keys"
         ),
-        "d=128, n=1, rank 4 aligned, Gaussian sketch": "QKQV ahead at one bit",
-        "d=2, n=4, Gaussian keys, Hadamard sketch": "QKQV ahead at d=2",
-        "d=128, n=2, Gaussian keys, saturated, Hadamard sketch": (
-            "QKQV ahead in saturated attention"
-        ),
+        "rank 4 aligned, Gaussian sketch, n=1, d=128": "QKQV ahead at one bit",
+        "Gaussian keys, orthogonal sketch, n=4, d=2": "QKQV ahead at d=2",
     }
-    return ledger.Predictions(
-        "C09",
-        [
-            ledger.Prediction(f"{cell}: KL ratio QKQV/KQV", ledger.Above(1), falsifier)
-            for cell, falsifier in cells.items()
-        ],
-    )
+    ours = [
+        ledger.Prediction(f"{cell}: KL ratio QKQV/KQV", ledger.Above(1), falsifier, scope="ours")
+        for cell, falsifier in cells.items()
+    ]
+    pilots = "that t ν=1.05 is asked budget by budget was settled after a first run"
+    return ledger.Predictions("C09", [*of_claim, *ours], pilots=pilots)
 
 
 def predict_c18() -> ledger.Predictions:
@@ -177,38 +207,5 @@ def predict_c18() -> ledger.Predictions:
         [
             ledger.Prediction(label, ledger.Above(0.75), falsifier)
             for label, falsifier in rows.items()
-        ],
-    )
-
-
-def predict_t17() -> ledger.Predictions:
-    """Tests that keep their level, and two broken rules that are caught."""
-    levels = [
-        f"{test}, {kind}: rejections at 0.05 under the null"
-        for test in ("Mann-Whitney", "Wilcoxon paired", "energy distance")
-        for kind in ("continuous", "signs")
-    ]
-    return ledger.Predictions(
-        "T17",
-        [
-            *(
-                ledger.Prediction(label, ledger.Below(0.1), "more than twice the nominal level")
-                for label in levels
-            ),
-            ledger.Prediction(
-                "energy distance, signs, ties not counted: rejections",
-                ledger.Above(0.05),
-                "a broken rule that goes unnoticed",
-            ),
-            ledger.Prediction(
-                "queries taken for repetitions: rejections under the null",
-                ledger.Above(0.05),
-                "no harm from counting queries",
-            ),
-            ledger.Prediction(
-                "10 repetitions, unbiased scale against norm: power, paired less unpaired",
-                ledger.Above(0),
-                "pairing does not help",
-            ),
         ],
     )

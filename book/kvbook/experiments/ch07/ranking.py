@@ -12,6 +12,7 @@ from kvbook.experiments.ch07.cells import (
     CORE,
     EDEN,
     HAAR,
+    MATCHED,
     NONE,
     QJL_GAUSSIAN,
     QJL_HAAR,
@@ -20,24 +21,29 @@ from kvbook.experiments.ch07.cells import (
     Cell,
 )
 from kvbook.experiments.ch07.factorial import OUTPUT_DIM, Factorial
-from kvbook.experiments.ch07.inference import LEVEL, paired_pvalue
+from kvbook.experiments.ch07.inference import LEVEL, paired_pvalue, ratio_interval
+from kvbook.experiments.ch07.regimes import ISOTROPIC, regimes_at
 from kvbook.experiments.ch07.rows import MODERATE
 from kvlib import stats
 from kvlib.checks import FloatArray
+from kvlib.stats import Interval
 
 RANKED_KEYS = {
     "none": NONE,
+    "none~": NONE.with_scale("matched"),
     "none*": NONE.with_unbiased_scale(),
     "WHT": WHT,
+    "WHT~": MATCHED,
     "WHT*": EDEN,
     "Haar": HAAR,
+    "Haar~": HAAR.with_scale("matched"),
     "Haar*": HAAR.with_unbiased_scale(),
     "QJL Gaussian": QJL_GAUSSIAN,
     "QJL Hadamard": QJL_HADAMARD,
     "QJL Haar": QJL_HAAR,
     "QJL Hadamard*": replace(QJL_HADAMARD, scale="unbiased"),
 }
-"""Key quantizers that compete in the factorial; a star marks the unbiased scale."""
+"""Key quantizers that compete in the factorial; ~ marks the matched and * the unbiased scale."""
 PAPER_KEYS = {
     "KV": NONE,
     "KQV": WHT,
@@ -88,6 +94,45 @@ class Ranking:
     def count(self, accepted: Callable[[str], bool]) -> int:
         """Places where a competitor of some kind is best or tied."""
         return sum(any(map(accepted, tied)) for tied in self.tied.values())
+
+    def margin(self, at: Place, accepted: Callable[[str], bool]) -> Interval:
+        """The best competitor of some kind over the best of the others at a place, a ratio."""
+        # Closest first, and the best before them.
+        logs = {self.best[at]: np.zeros(1)} | dict(self.rivals[at])
+        kind, others = (
+            next(x for name, x in logs.items() if accepted(name) == wanted)
+            for wanted in (True, False)
+        )
+        return ratio_interval(kind - others)
+
+
+def rotation_margins(keys: Ranking) -> dict[Place, Interval]:
+    """KL of the best rotated key without QJL over that of the best other one, at each place.
+
+    Where the law is isotropic an unrotated key is as good as a rotated one by symmetry, and counts
+    as such.
+    """
+    found = {}
+    for at in keys.best:
+        same = regimes_at(OUTPUT_DIM)[at[1]] in ISOTROPIC
+        found[at] = keys.margin(at, is_without_sketch if same else rotates_without_sketch)
+    return found
+
+
+def share_within(margins: Mapping[Place, Interval], margin: float) -> Interval:
+    """Share of places whose ratio is at most ``1 + margin``.
+
+    From the places where the whole interval says so to those where it does not say the opposite:
+    places that the draws leave open count for the upper end only.
+    """
+    bound, total = 1 + margin, len(margins)
+    ends = [[getattr(m, end) <= bound for m in margins.values()] for end in _ENDS]
+    estimate, low, high = (sum(within) / total for within in ends)
+    return Interval(estimate, low, high, total)
+
+
+_ENDS = ("estimate", "high", "low")
+"""Of an interval: counted by its upper end a place is surely within a bound."""
 
 
 def rank(logs: Mapping[str, FloatArray]) -> Ranking:
@@ -141,6 +186,11 @@ def rank_pairs(factorial: Factorial, pairs: Mapping[str, tuple[Cell, Cell]]) -> 
 def rotates_without_sketch(label: str) -> bool:
     """Whether a competitor of ``RANKED_KEYS`` rotates and has no QJL."""
     return label.startswith(("WHT", "Haar"))
+
+
+def is_without_sketch(label: str) -> bool:
+    """Whether a competitor of ``RANKED_KEYS`` has no QJL."""
+    return not label.startswith("QJL")
 
 
 def is_kqv(label: str) -> bool:

@@ -34,6 +34,10 @@ share their subspace; everywhere else queries are standard normal."""
 ORDINARY = tuple(name for name in REGIMES if name not in (SPIKE, EXTREME, ALIGNED))
 """Regimes without spiky keys, and without queries that lie along the keys."""
 
+ISOTROPIC = tuple(name for name in REGIMES if name not in (HEAVY, EXTREME, SPIKE))
+"""Regimes whose law of keys and queries together no rotation changes: there a quantizer without a
+rotation has the same law of errors as behind a Haar rotation."""
+
 
 def regimes_at(dim: int) -> tuple[str, ...]:
     """Names of the regimes that exist in ``dim`` dimensions: those of at most that rank."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from kvbook.experiments.ch07.regimes import dots
 
-SPREADS = {"diffuse": 0.5, "moderate": 2.0, "saturated": 8.0}
+SPREADS = {"diffuse": 0.5, "moderate": 2.0, "sharp": 8.0}
 """Standard deviation of a head's logits."""
-DIFFUSE, MODERATE, SATURATED = range(3)
+DIFFUSE, MODERATE, SHARP = range(3)
 
 # Above this exp(eta) is summed in the log domain; float32 overflows at 88.
 _LARGE = 30
