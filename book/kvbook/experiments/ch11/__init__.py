@@ -1,8 +1,8 @@
-"""Chapter 7b: which reading reproduces the published numbers.
+"""Chapter 11: the published claims and numbers, checked.
 
 A reading fixes everything the captions leave open. `readings` holds what every search shares;
-`c08`, `c13` to `c17` predict, measure, search and judge a claim each; `pipelines` puts readings
-of several claims side by side.
+`c03`, `c04`, `c08` and `c13` to `c18` predict, measure, search and judge a claim each; `pipelines`
+puts readings of several claims side by side, `summary` makes the scoreboard of them all.
 """
 
 from kvbook.experiments.ch11.baselines import (
@@ -11,7 +11,24 @@ from kvbook.experiments.ch11.baselines import (
     damaged_codebooks,
     scalar_baselines,
 )
+from kvbook.experiments.ch11.c03 import (
+    BOXES,
+    PANELS,
+    Boxes,
+    judge_c03,
+    measure_boxes,
+    predict_c03,
+)
+from kvbook.experiments.ch11.c04 import (
+    LENGTHS,
+    Lengths,
+    judge_c04,
+    low_rank_by_reading,
+    measure_lengths,
+    predict_c04,
+)
 from kvbook.experiments.ch11.c08 import (
+    COUNTS,
     FAMILIES,
     LIGHT_TAILS,
     SKETCHES,
@@ -62,11 +79,13 @@ from kvbook.experiments.ch11.c15 import (
     search_energy,
 )
 from kvbook.experiments.ch11.c16 import (
-    JUDGED_VALUES,
+    KQV_VALUES,
+    ValuePoints,
     approaching,
     distance_to_line,
     judge_c16,
     lloyd_max_line,
+    measure_values,
     predict_c16,
 )
 from kvbook.experiments.ch11.c17 import (
@@ -77,6 +96,13 @@ from kvbook.experiments.ch11.c17 import (
     one_hot_error_law,
     predict_c17,
 )
+from kvbook.experiments.ch11.c18 import (
+    BestSchemes,
+    Ranking,
+    judge_c18,
+    measure_best_schemes,
+    predict_c18,
+)
 from kvbook.experiments.ch11.errors import BUDGETS, Caches, draw_caches
 from kvbook.experiments.ch11.pipelines import (
     Pipeline,
@@ -86,40 +112,58 @@ from kvbook.experiments.ch11.pipelines import (
 )
 from kvbook.experiments.ch11.planes import PLANE_FAMILIES, Planes, measure_planes
 from kvbook.experiments.ch11.readings import Search, chance_of_match, distinct, matching
-from kvbook.experiments.ch11.summary import Reproduction, Searches, collect_reproductions
+from kvbook.experiments.ch11.summary import (
+    Reproduction,
+    Score,
+    Searches,
+    collect_reproductions,
+    count_outcomes,
+    scoreboard,
+)
 
 __all__ = [
     "BITS",
+    "BOXES",
     "BUDGETS",
+    "COUNTS",
     "FAMILIES",
-    "JUDGED_VALUES",
+    "KQV_VALUES",
+    "LENGTHS",
     "LIGHT_TAILS",
     "LOGIT_SCALES",
+    "PANELS",
     "PLANE_FAMILIES",
     "PUBLISHED_CORRELATIONS",
     "PUBLISHED_DIRECTIONS",
     "SKETCHES",
     "SUBJECTS",
+    "BestSchemes",
+    "Boxes",
     "Bridge",
     "Caches",
     "FatTails",
     "KqvReading",
     "KvReading",
+    "Lengths",
     "Pipeline",
     "Planes",
+    "Ranking",
     "ReadingC08",
     "ReadingC14",
     "ReadingC15",
     "Reproduction",
     "SchemeErrors",
+    "Score",
     "Search",
     "Searches",
+    "ValuePoints",
     "approaching",
     "assemble_pipelines",
     "bridge_kl_law",
     "candidate_codebooks",
     "chance_of_match",
     "collect_reproductions",
+    "count_outcomes",
     "crossover_law",
     "damaged_codebooks",
     "damaged_ratios",
@@ -128,22 +172,30 @@ __all__ = [
     "distance_to_line",
     "distinct",
     "draw_caches",
+    "judge_c03",
+    "judge_c04",
     "judge_c08",
     "judge_c13",
     "judge_c14",
     "judge_c15",
     "judge_c16",
     "judge_c17",
+    "judge_c18",
     "kl_ratio_law",
     "kqv_alone",
     "kv_alone",
     "lloyd_max_line",
+    "low_rank_by_reading",
     "lowest_inside",
     "matching",
+    "measure_best_schemes",
+    "measure_boxes",
     "measure_bridge",
     "measure_fat_tails",
+    "measure_lengths",
     "measure_planes",
     "measure_scheme_errors",
+    "measure_values",
     "natural_directions",
     "natural_energy",
     "natural_r",
@@ -151,14 +203,18 @@ __all__ = [
     "one_minus_cosine_law",
     "one_number",
     "over_the_law",
+    "predict_c03",
+    "predict_c04",
     "predict_c08",
     "predict_c13",
     "predict_c14",
     "predict_c15",
     "predict_c16",
     "predict_c17",
+    "predict_c18",
     "sample_sizes",
     "scalar_baselines",
+    "scoreboard",
     "search_c08",
     "search_c14",
     "search_c15",
