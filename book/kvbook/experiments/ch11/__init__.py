@@ -118,6 +118,7 @@ from kvbook.experiments.ch11.summary import (
     Searches,
     collect_reproductions,
     count_outcomes,
+    count_statements,
     scoreboard,
 )
 
@@ -164,6 +165,7 @@ __all__ = [
     "chance_of_match",
     "collect_reproductions",
     "count_outcomes",
+    "count_statements",
     "crossover_law",
     "damaged_codebooks",
     "damaged_ratios",

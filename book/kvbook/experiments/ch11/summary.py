@@ -23,11 +23,11 @@ from kvbook.experiments.ch11.c14 import ReadingC14
 from kvbook.experiments.ch11.c15 import EnergyReading, ReadingC15
 from kvbook.experiments.ch11.planes import Planes
 from kvbook.experiments.ch11.readings import Search
-from kvbook.ledger import Verdict
+from kvbook.ledger import Verdict, words
 from kvlib.stats import Interval
 
 NEAREST_SKETCH = "Gaussian, least squares"
-YES, SOME, NONE = "yes", "by some readings", "by none tried"
+YES, SOME, NONE = KINDS = "yes", "by some readings", "by none tried"
 """What a published number may come to."""
 
 
@@ -79,8 +79,24 @@ def outcome(natural: bool, hits: int) -> str:
 
 
 def count_outcomes(found: Sequence[Reproduction]) -> dict[str, int]:
-    """How many published numbers came to what."""
-    return {kind: sum(x.outcome == kind for x in found) for kind in (YES, SOME, NONE)}
+    """How many published numbers came out, by some reading, or by none."""
+    outcomes = [x.outcome for x in found]
+    return {
+        name: outcomes.count(kind)
+        for name, kind in zip(("yes", "some", "none"), KINDS, strict=True)
+    }
+
+
+def count_statements(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many statements hold, hold by some readings, fail, are open or cannot be tested."""
+    kinds = {
+        "holding": (words.HOLDS, words.HOLDS_WITH_EXCEPTIONS),
+        "by-reading": (words.ONE_READING, words.SOME_READINGS),
+        "failing": (words.FAILS,),
+        "undecided": (words.INCONCLUSIVE,),
+        "untestable": (words.NOT_TESTABLE,),
+    }
+    return {name: sum(v.verdict in kind for v in verdicts) for name, kind in kinds.items()}
 
 
 def interval_text(x: Interval, digits: int = 3) -> str:
