@@ -37,9 +37,9 @@ LENGTHS = {
 _CELLS = (WHT, *SKETCHED.values())
 
 ONE_SPREAD = "one logit spread"
-AS_DRAWN = "as drawn, factors scaled to unit mean square"
-GROWING = "as drawn, unscaled product of two factors"
-GROWING_EXTREME = "the same, heavy tail ν=1.05"
+AS_DRAWN = "factors scaled to unit mean square"
+GROWING = "unscaled product of two factors"
+GROWING_EXTREME = "unscaled product against ν=1.05"
 READINGS = (ONE_SPREAD, AS_DRAWN, GROWING, GROWING_EXTREME)
 
 OVER_HEAVY = "{}: KL of low rank over heavy tail"

@@ -174,7 +174,7 @@ def measure_best_schemes(
     return BestSchemes(kl, outputs)
 
 
-def _pairs() -> list[tuple[Cell, Cell]]:
+def pairs() -> list[tuple[Cell, Cell]]:
     """All pairs of key and value cells that compete."""
     competitors = product((*THREE, PLAIN), SKETCHES)
     return list(dict.fromkeys(cells_of(*competitor) for competitor in competitors))
@@ -199,7 +199,7 @@ def _draw(rng: np.random.Generator, tokens: int, queries: int) -> _OneDraw:
         for cell in _KEYS
     }
     exact = rows.p[0] @ v
-    outputs: dict[tuple[Cell, Cell], list[NDArray[np.float64]]] = {p: [] for p in _pairs()}
+    outputs: dict[tuple[Cell, Cell], list[NDArray[np.float64]]] = {p: [] for p in pairs()}
     for key, n in product(_KEYS, BUDGETS):
         p = rows.perturbed(deltas[key, n], 0)
         for pair in (pair for pair in outputs if pair[0] == key):

@@ -14,8 +14,8 @@ from kvbook.experiments.ch11.c04 import PRODUCT, Lengths, low_rank_by_reading
 from kvbook.experiments.ch11.c08 import (
     PUBLISHED_R,
     PUBLISHED_RATIO,
+    KeyKl,
     ReadingC08,
-    SchemeErrors,
     sample_sizes,
 )
 from kvbook.experiments.ch11.c13 import LOGIT_SCALES, Bridge
@@ -111,7 +111,7 @@ def _near(x: Interval, target: float, tolerance: float) -> bool:
 def collect_reproductions(
     boxes: Boxes,
     lengths: Lengths,
-    errors: SchemeErrors,
+    keys: KeyKl,
     bridge: Bridge,
     planes: Planes,
     searches: Searches,
@@ -121,7 +121,7 @@ def collect_reproductions(
     named = searches.by_name()
     return [
         _figure_7(boxes, lengths),
-        *_abstract(errors, named, chances),
+        *_abstract(keys, named, chances),
         *_figure_3(bridge),
         _figure_5(searches.c14, chances["C14"]),
         *_figure_6_directions(planes, named, chances),
@@ -144,17 +144,17 @@ def _figure_7(boxes: Boxes, lengths: Lengths) -> Reproduction:
 
 
 def _abstract(
-    errors: SchemeErrors, searches: Mapping[str, Search[Any]], chances: Mapping[str, float]
+    keys: KeyKl, searches: Mapping[str, Search[Any]], chances: Mapping[str, float]
 ) -> Iterator[Reproduction]:
     sizes = "{} to {}".format(*sample_sizes(PUBLISHED_R, 1e-24, 1e-23, 2))
     ratio, both = searches["C08 ratio"], searches["C08"]
-    natural = _near(errors.kl_ratio("Gaussian"), PUBLISHED_RATIO, 0.05 * PUBLISHED_RATIO)
+    natural = _near(keys.ratio("Gaussian"), PUBLISHED_RATIO, 0.05 * PUBLISHED_RATIO)
     yield Reproduction(
         "C08",
         "KL ratio 2.25",
         outcome(natural, ratio.found),
         "Gaussian sketch, least-squares scale",
-        interval_text(errors.kl_ratio(NEAREST_SKETCH)),
+        interval_text(keys.ratio(NEAREST_SKETCH)),
         len(ratio),
         ratio.found,
         chances["C08 ratio"],
@@ -164,7 +164,7 @@ def _abstract(
         "with r = −0.983",
         outcome(False, both.found),
         "the same, a query for each key",
-        interval_text(errors.pooled_r(NEAREST_SKETCH)),
+        interval_text(keys.r(NEAREST_SKETCH)),
         len(both),
         both.found,
         chances["C08"],
@@ -289,8 +289,9 @@ def scoreboard(verdicts: Sequence[Verdict], numbers: Sequence[Reproduction]) -> 
         checks = [c for c in verdict.checks if c.decides and c.prediction.part == "statement"]
         held = sum(c.verdict == "holds" for c in checks)
         ours = f"{held} of {len(checks)} checks hold" if checks else "no check possible"
-        reading = ", ".join(judged.holding) or ("none tried" if judged.tried else "as stated")
-        reading = reading if checks else "—"
+        if judged.tried:
+            ours = f"{len(judged.holding)} of {len(judged.tried)} readings hold"
+        reading = "; ".join(judged.holding) or "—"
         rows.append(Score(claim, SAID[claim], ours, reading, verdict.verdict))
         of_claim = [x for x in numbers if x.claim == claim]
         rows += [Score("", x.published, x.value, x.reading, x.outcome) for x in of_claim]

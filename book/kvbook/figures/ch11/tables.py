@@ -21,6 +21,7 @@ from kvbook.experiments.ch11 import (
     SKETCHES,
     BestSchemes,
     Bridge,
+    KeyKl,
     Lengths,
     Pipeline,
     Planes,
@@ -89,11 +90,11 @@ def ratios_by_family(measured: SchemeErrors) -> Any:
     return table(["over", "measure", *measured.families], rows, caption)
 
 
-def ratio_and_r(measured: SchemeErrors) -> Any:
+def ratio_and_r(measured: KeyKl) -> Any:
     """KL ratio and r by sketch of QKQV and queries a draw."""
     rows = [["published", "", "2.25", "−0.983"]]
     for name, count in product(SKETCHES, COUNTS):
-        ratio, r = measured.kl_ratio(name, count), measured.pooled_r(name, count)
+        ratio, r = measured.ratio(name, count), measured.r(name, count)
         rows.append([name, str(count), shown(ratio), shown(r, 3)])
     header = ["sketch of QKQV", "queries a draw", "KL ratio", "r, pooled"]
     caption = "KL at n=4: four families with light tails (gaussian, rank 1, 4, 32), d=128"
