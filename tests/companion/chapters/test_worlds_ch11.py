@@ -380,6 +380,15 @@ def test_ratio_law_is_near_a_small_experiment():
         assert measured.ratio(sketch).estimate == pytest.approx(law, rel=0.1)
 
 
+def test_the_pooled_r_is_the_rank_biserial_correlation_with_its_jackknife():
+    kl = np.random.default_rng(18).exponential(size=(2, 4, ch11.COUNTS[0], 30))
+    keys = ch11.KeyKl({"KQV": kl[0], "Gaussian": 1.5 * kl[1]})
+    found, (x, y) = keys.r("Gaussian"), keys.both("Gaussian", ch11.COUNTS[0])
+    slow = jackknife_interval(lambda a, b: stats.rank_biserial(a.ravel(), b.ravel()).r, x, y)
+    assert found.estimate == pytest.approx(slow.estimate)
+    assert found.half_width == pytest.approx(slow.half_width)
+
+
 def test_scheme_errors_keep_schemes_and_families_apart():
     schemes = {name: named(name, 4, side_dtype="float32") for name in ARMS[:2]}
     families = {name: ch11.FAMILIES[name] for name in ("gaussian", "t, ν=3")}

@@ -288,9 +288,9 @@ def scoreboard(verdicts: Sequence[Verdict], numbers: Sequence[Reproduction]) -> 
         assert judged is not None
         checks = [c for c in verdict.checks if c.decides and c.prediction.part == "statement"]
         held = sum(c.verdict == "holds" for c in checks)
-        ours = f"{held} of {len(checks)} checks hold" if checks else "no check possible"
+        ours = f"{held} of {len(checks)} checks" if checks else "no check possible"
         if judged.tried:
-            ours = f"{len(judged.holding)} of {len(judged.tried)} readings hold"
+            ours = f"{len(judged.holding)} of {len(judged.tried)} readings"
         reading = "; ".join(judged.holding) or "—"
         rows.append(Score(claim, SAID[claim], ours, reading, verdict.verdict))
         of_claim = [x for x in numbers if x.claim == claim]

@@ -126,7 +126,8 @@ def _winners(ax: Any, ranking: Ranking) -> None:
     for at in places:
         codes[at] = kinds.index(ranking.outcome(at))
         margin = ranking.margin(at)
-        labels[at] = f"{margin:.2g}" if np.isfinite(margin) else ""
+        digits = 1 if margin < 10 else 0
+        labels[at] = f"{margin:.{digits}f}" if np.isfinite(margin) else ""
     sns.heatmap(
         pd.DataFrame(codes.T, index=list(REGIMES), columns=list(BUDGETS)),
         annot=labels.T,

@@ -288,7 +288,10 @@ def scoreboard(scores: Sequence[Score]) -> Any:
         [x.claim, x.published, x.ours, x.reading, badge(x.verdict) if x.claim else x.verdict]
         for x in scores
     ]
-    return table(["", "the paper", "here", "reading", "verdict"], rows)
+    found = table(["", "the paper", "here", "reading", "verdict"], rows)
+    # Outside the output of a cell only the theme's own tables have lines and room.
+    found.data = found.data.replace('class="dataframe"', 'class="table"')
+    return found
 
 
 def reproductions(found: Sequence[Reproduction]) -> Any:
