@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kvbook.ledger.claims import CLAIMS, Claim
-from kvbook.ledger.stability import read_stability, with_stability
 from kvbook.ledger.verdicts import MIME_TYPE
+from kvbook.ledger.stability import read_stability, with_stability
 from kvbook.ledger.words import NOT_YET_TESTED, NUMBER, STATEMENT
 
 
