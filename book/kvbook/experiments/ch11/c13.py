@@ -188,7 +188,6 @@ def judge_c13(predictions: ledger.Predictions, bridge: Bridge) -> ledger.Verdict
         found[EQUAL.format(name)] = bridge.at_equal_direction(name)
     return predictions.verdict(
         found,
-        what_is_true="(to be written with the sections of C13 to C15)",
         note="Three clouds, yes; 4 nats, yes, for the worst query. KQV and QKQV share a curve in "
         "direction error, KV lies above it. From KL to output error all three share one.",
     )

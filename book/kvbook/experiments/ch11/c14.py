@@ -196,7 +196,6 @@ def judge_c14(
             **{NATURAL_R.format(n): natural_r(planes, n).interval for n in BUDGETS},
             COUNT: stats.Interval.exactly(hits.sum()),
         },
-        what_is_true="(to be written with the sections of C13 to C15)",
         note="With good codebooks KV is ahead at every budget, because its values keep all their "
         f"bits. The five numbers come from {hits.sum()} of {len(hits)} readings; their order is "
         "that of C10, and a codebook with dead levels shows it.",

@@ -294,7 +294,6 @@ def judge_c15(
             ENERGY: natural_energy(planes),
             COUNT: stats.Interval.exactly(hits.sum()),
         },
-        what_is_true="(to be written with the sections of C13 to C15)",
         note="0.027 is the angle over π. 0.645 cannot be one. KQV's lead is real and complete; the "
         f"three numbers together come from {hits.sum()} of {len(hits)} readings.",
     )
