@@ -16,7 +16,7 @@ from kvbook.experiments.ch11.c08 import (
     SchemeErrors,
     sample_sizes,
 )
-from kvbook.experiments.ch11.c13 import LOGIT_SCALES, Bridge
+from kvbook.experiments.ch11.c13 import A_QUARTER, LINKS, LOGIT_SCALES, Bridge
 from kvbook.experiments.ch11.c14 import ReadingC14
 from kvbook.experiments.ch11.c15 import EnergyReading, ReadingC15
 from kvbook.experiments.ch11.planes import Planes
@@ -141,13 +141,13 @@ def _figure_3(bridge: Bridge) -> Iterator[Reproduction]:
         len(near),
         sum(near),
     )
-    over = bridge.at_equal_direction("KV")
-    one_curve = _near(over, 1, 0.25)
+    ratios = {link: bridge.at_equal("KV", pair) for link, pair in LINKS.items()}
+    one_curve = all(_near(ratio, 1, A_QUARTER) for ratio in ratios.values())
     yield Reproduction(
-        "one curve (figure 3)",
+        "one curve, centre and right (figure 3)",
         outcome(one_curve, 0),
-        "KL of KV over KQV's curve",
-        interval_text(over),
+        "at equal KL, KV over KQV: routing; output",
+        "; ".join(interval_text(ratio) for ratio in ratios.values()),
         1,
         int(one_curve),
     )

@@ -28,10 +28,10 @@ from kvbook.experiments.ch11 import (
     SchemeErrors,
     Search,
     distance_to_line,
-    over_the_law,
 )
 from kvbook.experiments.ch11.baselines import Books
 from kvbook.experiments.ch11.c08 import SKETCH_SCALES
+from kvbook.experiments.ch11.c13 import LEFT_PANEL, LINKS
 from kvbook.experiments.ch11.planes import FAT
 from kvbook.page import shown, table
 
@@ -135,19 +135,37 @@ def readings_of_c08(search: Search[ReadingC08]) -> Any:
 
 
 def bridge(measured: Bridge) -> Any:
-    """Means of the three clouds, KL over the law, and the largest KL by logit scale."""
-    angles, kls, _ = measured.at_four_bits()
-    over = over_the_law(measured).values()
-    tops = measured.tops.max(axis=-1).T
+    """Means of the three clouds, and the ratios to KQV at equal abscissa."""
     rows = [
-        ["direction error", *(f"{x.mean():.4f}" for x in angles)],
-        ["KL, mean of draws", *(f"{x.mean():.4f}" for x in kls)],
-        ["KL over the curve of the formula", *(f"{x.estimate:.2f}" for x in over)],
+        [label, *(f"{x.mean():.4f}" for x in measured.of(name))]
+        for name, label in (
+            ("direction", "direction error of K"),
+            ("KL", "KL (nats)"),
+            ("routing", "misrouted weight"),
+            ("output", "output error, relative"),
+        )
     ]
-    for scale, top in zip(LOGIT_SCALES, tops, strict=True):
-        rows.append([f"largest KL of a query, logit scale {scale}", *(f"{x:.2f}" for x in top)])
-    caption = f"Student-t ν=3, n=4, d=128, {angles.shape[-1]} draws"
+    rivals = [name for name in measured.clouds if name != "KQV"]
+    for (x, y), label in (
+        (LEFT_PANEL, "KL at equal direction error"),
+        (LINKS["KL to routing"], "misrouted weight at equal KL"),
+        (LINKS["KL to output"], "output error at equal KL"),
+    ):
+        rows.append(
+            [f"{label}, over KQV", "1", *(shown(measured.at_equal(r, (x, y))) for r in rivals)]
+        )
+    caption = f"Student-t ν=3, n=4, d=128, {measured.tops.shape[-1]} draws"
     return table(["", *measured.clouds], rows, caption)
+
+
+def largest_kl(measured: Bridge) -> Any:
+    """The largest KL of a query by logit scale and scheme."""
+    rows = [
+        [str(scale), *(f"{x:.2f}" for x in top)]
+        for scale, top in zip(LOGIT_SCALES, measured.tops.max(axis=-1).T, strict=True)
+    ]
+    caption = f"Largest KL of a query in {measured.tops.shape[-1]} draws, n=4 (nats)"
+    return table(["logit scale", *measured.clouds], rows, caption)
 
 
 # ------------------------------------------------------------------------------------- C15
