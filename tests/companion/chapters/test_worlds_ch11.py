@@ -99,24 +99,23 @@ def fat_tailed_directions(stable, of):
         kv, kqv = planes.errors[:, KV, 0, :, 1], planes.errors[:, KQV, 0, :, 1]
         for x in (kv, kqv):
             x *= np.exp(0.02 * rng.standard_normal(x.shape)) / 0.1
-        two, four = 0, 2
+        two, four = 0, 2  # indices of the budgets
         for j in (1, 2):
             met = j == of
             kv[two, j] *= 0.645 if met else 0.5
             kv[four, j] *= 0.202 if met else 0.16
             kqv[four, j] *= 0.027
             kqv[two, j] *= 0.027 * (1 if stable else 3.5)
-        # The distance of two distant points is twice how far they are apart.
-        apart = math.sqrt((1.004**2 / 2) ** 2 - (kv[four, 2] - kqv[four, 2]).mean() ** 2)
-        kqv[four, 0] *= 0.1
-        kv[four, 0] = (math.sqrt(0.1) + apart) ** 2 * kv[four, 0]
         if not holds:
             # KV far below KQV, and rising; KQV changing by half; all of them off.
             kqv[four, 1:3] *= 2
             kv[two, 1:3], kv[four, 1:3] = 0.01 * kv[four, 1:3], 0.03 * kv[four, 1:3]
             kqv[two, 1:3] = 0.5 * kqv[four, 1:3]
-            kv[four, 0] *= 4
-        return ch11.judge_c15(ch11.predict_c15(), planes)
+        # Twice the distance of two tight clouds is the square of their energy distance.
+        clouds = 0.1 * rng.standard_normal((2, SIZES["verdict_draws"], 6))
+        clouds[1, :, 0] += 0.73 if holds else 2.0
+        distance = ch11.energy_interval(*clouds)
+        return ch11.judge_c15(ch11.predict_c15(), planes, distance)
 
     return world
 
@@ -144,7 +143,7 @@ def published_row(reading):
         numbers = {}
         for name in (ch11.NATURAL, ch11.NEAREST):
             r = published if holds and name == reading else opposite
-            z = rng.standard_normal((5, 2, SIZES["contest_draws"]))
+            z = rng.standard_normal((5, 2, SIZES["verdict_draws"]))
             z[:, 0] += ch11.apart(r)[:, None]
             numbers[name] = z
         return ch11.judge_c14(ch11.predict_c14(), ch11.Contest(numbers), tried=2)
@@ -305,7 +304,7 @@ def test_clouds_as_far_apart_as_asked_have_that_correlation():
 
 @pytest.mark.parametrize("r", list(ch11.PUBLISHED_CORRELATIONS.values()))
 def test_each_published_r_fits_its_tolerance_at_the_size_of_the_page(r):
-    below = np.linspace(0, 1, SIZES["contest_draws"])
+    below = np.linspace(0, 1, SIZES["verdict_draws"])
     # The second sample lies so that the share of pairs with it above is (1 + r) / 2.
     interval = stats.rank_biserial(below + shift_of(r), below).interval
     assert interval.estimate == pytest.approx(r, abs=0.01)
@@ -355,6 +354,14 @@ def test_a_curve_is_compared_only_where_it_reaches():
     bridge = ch11.Bridge(("KQV", "QKQV", "KV"), points, curve, np.ones((3, 4, 2)), np.ones(2))
     np.testing.assert_allclose(bridge.ratios_at_equal("KV", ("KL", "routing")), [2.0])
     np.testing.assert_allclose(bridge.ratios_at_equal("QKQV", ("KL", "routing")), [1.0, 1.0])
+
+
+def test_the_energy_interval_is_the_jackknife_of_the_distance():
+    x, y = np.random.default_rng(10).standard_normal((2, 20, 6))
+    found = ch11.energy_interval(x, y + 1)
+    expected = jackknife_interval(lambda a, b: stats.energy_distance(a, b).root, x, y + 1, axis=0)
+    assert found.estimate == pytest.approx(expected.estimate)
+    assert found.half_width == pytest.approx(expected.half_width)
 
 
 def test_jackknife_of_a_mean_is_nearly_students_interval():

@@ -85,7 +85,7 @@ def _published_star(ax: Any, x: float, y: float) -> None:
 
 def bridge(measured: Bridge) -> Figure:
     """Three clouds at n = 4: direction error to KL with T11's curve, and the two links from KL."""
-    fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.9))
+    fig, axes = plt.subplots(1, 3, figsize=(9, 3.7))
     frame = pd.DataFrame({name: measured.of(name).ravel() for name in QUANTITIES})
     frame["scheme"] = np.repeat(measured.clouds, measured.of("KL").shape[-1])
     style: dict[str, Any] = {"data": frame, "hue": "scheme", "style": "scheme", "s": 18}
@@ -102,8 +102,9 @@ def bridge(measured: Bridge) -> Figure:
     left.set_xticks([0.03, 0.05, 0.08], ["0.03", "0.05", "0.08"])
     left.legend(loc="upper left", fontsize=10, handletextpad=0.2)
     centre.set_ylabel("misrouted weight")
-    centre.set_yticks([0.05, 0.1, 0.2], ["0.05", "0.1", "0.2"])
-    right.set_ylabel("squared error of the output, relative")
+    centre.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
+    right.set_ylabel("output error (relative)")
+    right.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
     for ax in axes:
         ax.minorticks_off()
     return fig

@@ -7,12 +7,12 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.random import SeedSequence
 
 from kvbook.experiments.ch11 import (
     BITS,
     BUDGETS,
     JUDGED_VALUES,
-    LOGIT_SCALES,
     PUBLISHED_CORRELATIONS,
     PUBLISHED_DIRECTIONS,
     SKETCHES,
@@ -27,11 +27,13 @@ from kvbook.experiments.ch11 import (
     Reproduction,
     SchemeErrors,
     Search,
+    WideSearch,
     distance_to_line,
 )
 from kvbook.experiments.ch11.baselines import Books
 from kvbook.experiments.ch11.c08 import SKETCH_SCALES
 from kvbook.experiments.ch11.c13 import LEFT_PANEL, LINKS
+from kvbook.experiments.ch11.c15 import NATURAL
 from kvbook.experiments.ch11.planes import FAT
 from kvbook.page import shown, table
 
@@ -158,34 +160,38 @@ def bridge(measured: Bridge) -> Any:
     return table(["", *measured.clouds], rows, caption)
 
 
-def largest_kl(measured: Bridge) -> Any:
-    """The largest KL of a query by logit scale and scheme."""
-    rows = [
-        [str(scale), *(f"{x:.2f}" for x in top)]
-        for scale, top in zip(LOGIT_SCALES, measured.tops.max(axis=-1).T, strict=True)
-    ]
-    caption = f"Largest KL of a query in {measured.tops.shape[-1]} draws, n=4 (nats)"
-    return table(["logit scale", *measured.clouds], rows, caption)
-
-
 # ------------------------------------------------------------------------------------- C15
 
 
 def natural_directions(planes: Planes) -> Any:
-    """The published direction errors beside three natural readings."""
-    rows = [
-        [
-            name,
-            f"{value:.3f}",
-            *(
-                f"{planes.of_cache(FAT, name.split(',')[0], int(name[-1]), 'K')[j].mean():.4f}"
-                for j in (2, 1, 3)
-            ),
-        ]
-        for name, value in PUBLISHED_DIRECTIONS.items()
-    ]
+    """Direction errors of K at two and four bits in two natural readings, beside the published."""
+    rows = []
+    for scheme, n in (("KQV", 2), ("KQV", 4), ("KV", 2), ("KV", 4)):
+        published = PUBLISHED_DIRECTIONS.get(f"{scheme}, n={n}")
+        found = planes.of_cache(FAT, scheme, n, "K")
+        rows.append(
+            [
+                f"{scheme}, n={n}",
+                "“stable”" if published is None else f"{published:.3f}",
+                *(f"{found[j].mean():.4f}" for j in NATURAL.values()),
+            ]
+        )
     caption = f"Natural quantizers: Lloyd–Max codebooks, d=128, {planes.kl.shape[-1]} draws"
-    header = ["t, ν=1.05, direction error of K", "published", "angle/π", "1 − cos", "chord"]
+    return table(["t, ν=1.05, direction error of K", "published", *NATURAL], rows, caption)
+
+
+def searches_of_c15(
+    first: Search[ReadingC15], chance: float, wide: Sequence[WideSearch], stream: SeedSequence
+) -> Any:
+    """Both searches: pairs of readings tried, matches, and what a match is worth."""
+    rows = [["first", f"{len(first):,}", str(first.found), f"{chance:.0%}", "—"]]
+    again = wide[::-1]
+    for name, search, other in zip(("wider", "wider, new draws"), wide, again, strict=True):
+        of_made_up, of_right = search.chance(stream), search.power(other)
+        row = [name, f"{len(search):,}", str(search.found), f"{of_made_up:.0%}", f"{of_right:.0%}"]
+        rows.append(row)
+    header = ["search", "combinations", "give all three", "chance of a match", "power"]
+    caption = "Readings of C15's three direction errors, tolerance 5%"
     return table(header, rows, caption)
 
 
