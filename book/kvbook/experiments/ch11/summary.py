@@ -16,7 +16,7 @@ from kvbook.experiments.ch11.c08 import (
     SchemeErrors,
     sample_sizes,
 )
-from kvbook.experiments.ch11.c13 import A_QUARTER, LINKS, LOGIT_SCALES, Bridge
+from kvbook.experiments.ch11.c13 import LOGIT_SCALES, Bridge
 from kvbook.experiments.ch11.c14 import ReadingC14
 from kvbook.experiments.ch11.c15 import EnergyReading, ReadingC15
 from kvbook.experiments.ch11.planes import Planes
@@ -143,16 +143,6 @@ def _figure_3(bridge: Bridge) -> Iterator[Reproduction]:
         f"{bridge.largest_kl():.2f}",
         len(near),
         sum(near),
-    )
-    ratios = {link: bridge.at_equal("KV", pair) for link, pair in LINKS.items()}
-    one_curve = all(_near(ratio, 1, A_QUARTER) for ratio in ratios.values())
-    yield Reproduction(
-        "one curve, centre and right (figure 3)",
-        outcome(one_curve, 0),
-        "at equal KL, KV over KQV: routing; output",
-        "; ".join(interval_text(ratio) for ratio in ratios.values()),
-        1,
-        int(one_curve),
     )
 
 
