@@ -8,10 +8,17 @@ import worlds
 from kvbook.experiments import ch11
 from kvbook.experiments.ch11 import c04, c08, c16, c18
 from kvbook.experiments.ch11.baselines import RAW_METHODS, on_raw_keys
-from kvbook.experiments.ch11.errors import errors, jackknife_interval, rank_correlation
+from kvbook.experiments.ch11.breadth import KV_BITS, OVER, wide_baselines
+from kvbook.experiments.ch11.c15 import as_directions
+from kvbook.experiments.ch11.errors import (
+    ANGLE,
+    ONE_MINUS_COSINE,
+    errors,
+    jackknife_interval,
+    rank_correlation,
+)
 from kvbook.experiments.ch11.planes import FAT, RANK_32
 from kvbook.experiments.ch11.summary import Reproduction, outcome
-from scipy.stats import norm
 
 from kvlib import laws, named, stats
 from kvlib.measure import metrics
@@ -92,22 +99,35 @@ def published_ratio(reading):
 
 
 def one_curve(holds):
-    """Three clouds on one rising curve, or three overlapping ones on falling curves apart."""
+    """Three clouds on one rising curve down the chain, KV above it before; or on falling ones."""
     rng = np.random.default_rng(10)
-    of_draw = rng.uniform(0.9, 1.1, (1, 1, 72))
-    budget = 2.0 ** -np.arange(2, 7)[:, None]
-    cloud = np.array([1.0, 1.5, 3.0] if holds else [3.0, 1.0, 0.5])[:, None, None]
-    angles = (0.4 * budget * cloud * of_draw) * rng.uniform(0.99, 1.01, (3, 5, 72))
-    if holds:
-        kls = angles**2 * rng.uniform(0.99, 1.01, angles.shape)
-    else:
-        apart = np.array([1.0, 4.0, 9.0])[:, None, None]
-        kls = apart * (0.4 * budget) ** 2 / of_draw**3 * rng.uniform(0.99, 1.01, angles.shape)
-    outputs = (kls if holds else 1 / kls) * rng.uniform(0.99, 1.01, kls.shape)
-    tops = (4.0 if holds else 10.0) * rng.uniform(0.95, 1.05, (3, 4, 72))
-    clouds = ("KQV", "QKQV", "KV")
-    bridge = ch11.Bridge(clouds, angles, kls, outputs, tops, np.full(72, 0.9))
-    return ch11.judge_c13(ch11.predict_c13(), bridge)
+    draws = SIZES["draws"]
+
+    def noise(*shape, spread=0.1):
+        return np.exp(spread * rng.standard_normal(shape))
+
+    angle = np.array([0.03, 0.043, 0.074] if holds else [0.074, 0.05, 0.03])[:, None]
+    # Attention differs from draw to draw, and with it KL at the same direction error.
+    of_draw = noise(draws, spread=0.5)
+    along = 0.03 * 2.0 ** (4 - np.arange(1, 7))[:, None]
+    angles, angles_along = angle * noise(3, draws, spread=0.02), along * noise(6, draws)
+    over = np.array([1, 1, 3] if holds else [1, 2, 0.4])[:, None]
+    kl, kl_along = over * 15 * angles**2 * of_draw, 15 * angles_along**2 * of_draw
+    kl = kl * noise(3, draws)
+
+    def link(spread):
+        """A quantity that follows KL, or falls with it and differs by scheme."""
+        apart = np.array([1, 1, 1] if holds else [1, 0.5, 0.5])[:, None]
+        y, y_along = (x ** (0.6 if holds else -0.6) for x in (kl, kl_along))
+        return apart * y * noise(3, draws, spread=spread), y_along * noise(6, draws, spread=spread)
+
+    (routing, routing_along), (output, output_along) = link(0.05), link(0.15)
+    points = np.array([angles, kl, routing, output])
+    curve = np.array([angles_along, kl_along, routing_along, output_along])
+    tops = np.ones((3, 4, draws))
+    bridge = ch11.Bridge(("KQV", "QKQV", "KV"), points, curve, tops, np.full(draws, 0.9))
+    worst = rng.normal(4 if holds else 10, 1.4, SIZES["worst_runs"])
+    return ch11.judge_c13(ch11.predict_c13(), bridge, worst)
 
 
 def made_planes(draws=24):
@@ -118,25 +138,35 @@ def made_planes(draws=24):
     return ch11.Planes(ARMS, (RANK_32, FAT), caches, quantities[:, :, 12])
 
 
-def fat_tailed_directions(holds):
-    """The three published direction errors in both readings, and the published distance."""
-    planes = made_planes()
-    # Views (budget, error of K, draw).
-    kv, kqv = planes.errors[:, KV, 0, :, 1], planes.errors[:, KQV, 0, :, 1]
-    off = 1.0 if holds else 1.5
-    for j in (1, 2):
-        kqv[2, j] *= 0.027 * off / 0.1
-        kv[0, j] *= 0.645 * off / 0.1
-        kv[2, j] *= 0.202 * off / 0.1
-    # The distance of two distant points is twice how far they are apart.
-    apart = math.sqrt((1.004**2 / 2) ** 2 - (0.202 - 0.027) ** 2)
-    kqv[2, 0] *= 0.1
-    kv[2, 0] = (0.1 + apart) ** 2
-    if not holds:
-        kv[2], kqv[2] = kqv[2].copy(), kv[2] * 4
-        kv[2, 1:3] = 0.303
-        kqv[2, 1:3] *= 2
-    return ch11.judge_c15(ch11.predict_c15(), planes, np.array([holds]))
+def fat_tailed_directions(stable, of):
+    """The world of one reading of "stable", and one of the error, whose numbers are met."""
+
+    def world(holds):
+        rng = np.random.default_rng(16)
+        planes = made_planes(SIZES["draws"])
+        # Views (budget, error of K, draw), each with some scatter.
+        kv, kqv = planes.errors[:, KV, 0, :, 1], planes.errors[:, KQV, 0, :, 1]
+        for x in (kv, kqv):
+            x *= np.exp(0.02 * rng.standard_normal(x.shape)) / 0.1
+        two, four = 0, 2  # indices of the budgets
+        for j in (1, 2):
+            met = j == of
+            kv[two, j] *= 0.645 if met else 0.5
+            kv[four, j] *= 0.202 if met else 0.16
+            kqv[four, j] *= 0.027
+            kqv[two, j] *= 0.027 * (1 if stable else 3.5)
+        if not holds:
+            # KV far below KQV, and rising; KQV changing by half; all of them off.
+            kqv[four, 1:3] *= 2
+            kv[two, 1:3], kv[four, 1:3] = 0.01 * kv[four, 1:3], 0.03 * kv[four, 1:3]
+            kqv[two, 1:3] = 0.5 * kqv[four, 1:3]
+        # Twice the distance of two tight clouds is the square of their energy distance.
+        clouds = 0.1 * rng.standard_normal((2, SIZES["verdict_draws"], 6))
+        clouds[1, :, 0] += 0.73 if holds else 2.0
+        distance = ch11.energy_interval(*clouds)
+        return ch11.judge_c15(ch11.predict_c15(), planes, distance)
+
+    return world
 
 
 def towards_the_line(reading):
@@ -159,19 +189,22 @@ def towards_the_line(reading):
     return world
 
 
-def published_row(holds):
-    """The published correlations, budget by budget, or the same with the other sign."""
-    draws = 3000
-    rng = np.random.default_rng(13)
-    planes = made_planes(draws)
-    for i, r in enumerate((1.0, 0.7, 0.145, 0.958, -0.923)):
-        r = min(r, 1 - 1e-6) * (1 if holds else -1)
-        shift = math.sqrt(2) * norm.ppf((1 + r) / 2)
-        z = rng.standard_normal((2, draws))
-        for arm, size in ((KV, 10 + shift / 10 + z[0] / 10), (KQV, 10 + z[1] / 10)):
-            planes.errors[i, arm, :, :, 0] = 1e-6
-            planes.errors[i, arm, 0, 0, 0] = size**2
-    return ch11.judge_c14(ch11.predict_c14(), planes, np.array([holds]))
+def published_row(reading):
+    """The world in which one reading has the published r, or nearly the opposite ones."""
+
+    def world(holds):
+        rng = np.random.default_rng(13)
+        published = np.array(list(ch11.PUBLISHED_CORRELATIONS.values()))
+        opposite = np.array([-1, -0.7, -0.8, -0.958, 0.923])
+        numbers = {}
+        for name in (ch11.NATURAL, ch11.NEAREST):
+            r = published if holds and name == reading else opposite
+            z = rng.standard_normal((5, 2, SIZES["verdict_draws"]))
+            z[:, 0] += ch11.apart(r)[:, None]
+            numbers[name] = z
+        return ch11.judge_c14(ch11.predict_c14(), ch11.Contest(numbers), tried=2)
+
+    return world
 
 
 def fat_tails(holds):
@@ -211,9 +244,14 @@ WORLDS = {
         for reading in (c08.AGAINST_QKQV, c08.AGAINST_BOTH, *c08.sketch_readings())
     },
     "C13": one_curve,
-    "C14": published_row,
-    "C15": fat_tailed_directions,
     **{f"C16/{reading}": towards_the_line(reading) for reading in c16.READINGS},
+    "C14/natural": published_row("natural"),
+    "C14/nearest of the search": published_row("nearest of the search"),
+    "C15/stable = low": fat_tailed_directions(stable=False, of=ANGLE),
+    "C15/stable = unchanged, angle/π": fat_tailed_directions(stable=True, of=ANGLE),
+    "C15/stable = unchanged, 1 − cos": fat_tailed_directions(stable=True, of=ONE_MINUS_COSINE),
+    "C15/angle/π": fat_tailed_directions(stable=False, of=ANGLE),
+    "C15/1 − cos": fat_tailed_directions(stable=False, of=ONE_MINUS_COSINE),
     "C17": fat_tails,
     "C18": table_four,
 }
@@ -315,6 +353,94 @@ def test_sign_rank_is_the_rank_biserial_correlation():
     x, y = np.random.default_rng(9).standard_normal((2, 12))
     r = ch11.sign_rank(np.concatenate([x, y]), 12)
     assert r == pytest.approx(stats.rank_biserial(y, x).r)
+
+
+def test_sign_rank_counts_ties_half():
+    numbers = np.array([1.0, 2, 2, 3, 2, 2, 4])
+    expected = stats.rank_biserial(numbers[3:], numbers[:3]).r
+    assert ch11.sign_rank(numbers, 3, tied=True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("draws", "least", "most"), [(12, 0.25, 0.35), (72, 0.84, 0.91)])
+def test_the_power_of_the_search_of_c14(draws, least, most):
+    by_budget = ch11.power_of_c14(draws, np.random.SeedSequence(5))
+    assert least < np.prod(by_budget) < most
+    assert by_budget[0] > 0.99
+
+
+def test_power_is_less_against_an_r_that_scatters():
+    stream = np.random.SeedSequence(6)
+    scattering = ch11.power_of_c14(72, stream, published_draws=72)
+    assert (scattering <= ch11.power_of_c14(72, stream) + 0.01).all()
+
+
+def test_clouds_as_far_apart_as_asked_have_that_correlation():
+    rng, r = np.random.default_rng(7), np.array([0.7, -0.923])
+    z = rng.standard_normal((2, 2, 4000))
+    z[:, 1] += ch11.apart(r)[:, None]
+    np.testing.assert_allclose(ch11.sign_rank(z.reshape(2, -1), 4000), r, atol=0.02)
+
+
+@pytest.mark.parametrize("r", list(ch11.PUBLISHED_CORRELATIONS.values()))
+def test_each_published_r_fits_its_tolerance_at_the_size_of_the_page(r):
+    below = np.linspace(0, 1, SIZES["verdict_draws"])
+    # The second sample lies so that the share of pairs with it above is (1 + r) / 2.
+    interval = stats.rank_biserial(below + shift_of(r), below).interval
+    assert interval.estimate == pytest.approx(r, abs=0.01)
+    assert abs(interval.low - r) < 0.15 > abs(interval.high - r)
+
+
+def shift_of(r):
+    """Between uniform clouds of width one: r = 1 - (1 - shift)^2."""
+    return math.copysign(1 - math.sqrt(1 - abs(r)), r)
+
+
+def test_a_wide_search_counts_the_pairs_of_its_groups():
+    # Two groups; KQV has three readings, KV two.
+    kqv = np.array([[0.027, 0.0271, 1.0], [0.027, 2.0, 2.0]])
+    kv = np.array([[[0.645, 0.202], [0.64, 0.2]], [[0.645, 0.5], [0.1, 0.1]]])
+    search = ch11.WideSearch(kqv, kv)
+    assert len(search) == 12
+    assert search.found == 4
+    assert search.matches([2.0, 0.1, 0.1]) == 2
+    assert search.power(search) == 1
+    assert search.power(ch11.WideSearch(kqv * 1.2, kv)) == 0
+
+
+def test_the_wider_search_holds_the_readings_of_the_first():
+    books = {64: ch11.candidate_codebooks(64, np.random.SeedSequence(1))}
+    sizes = {"draws": 2, "numbers_a_draw": 512}
+    wide = ch11.search_widely(books, np.random.SeedSequence(2), **sizes)
+    narrow = ch11.search_c15(books, np.random.SeedSequence(2), **sizes)
+    assert wide.kqv.shape == (80, 120)
+    assert wide.kv.shape == (80, 81, 2)
+    # The first family of keys is the first drawn in both: (direction, over), then quantizers.
+    label = narrow.labels[0]._replace(kv="cells, tensor", direction="θ/π", over="median")
+    directions = list(as_directions(0.1, 0.9))
+    group = 4 * directions.index("θ/π") + OVER.index("median")
+    at = list(wide_baselines(books[64])).index("cells, tensor")
+    middle = KV_BITS.index((2, 4))
+    np.testing.assert_allclose(
+        wide.kv[group, len(KV_BITS) * at + middle], narrow.value(label)[1:], rtol=1e-9
+    )
+
+
+def test_a_curve_is_compared_only_where_it_reaches():
+    kl = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 99.0]])
+    routing = np.array([[1.0, 1.0], [2.0, 2.0], [6.0, 99.0]])
+    along = np.array([[0.5, 0.5], [1.0, 1.0], [4.0, 4.0]])
+    points, curve = np.stack([kl, kl, routing, kl]), np.stack([along] * 4)
+    bridge = ch11.Bridge(("KQV", "QKQV", "KV"), points, curve, np.ones((3, 4, 2)), np.ones(2))
+    np.testing.assert_allclose(bridge.ratios_at_equal("KV", ("KL", "routing")), [2.0])
+    np.testing.assert_allclose(bridge.ratios_at_equal("QKQV", ("KL", "routing")), [1.0, 1.0])
+
+
+def test_the_energy_interval_is_the_jackknife_of_the_distance():
+    x, y = np.random.default_rng(10).standard_normal((2, 20, 6))
+    found = ch11.energy_interval(x, y + 1)
+    expected = jackknife_interval(lambda a, b: stats.energy_distance(a, b).root, x, y + 1, axis=0)
+    assert found.estimate == pytest.approx(expected.estimate)
+    assert found.half_width == pytest.approx(expected.half_width)
 
 
 def test_jackknife_of_a_mean_is_nearly_students_interval():

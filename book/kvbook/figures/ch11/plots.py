@@ -34,6 +34,7 @@ from kvbook.experiments.ch11 import (
     kv_alone,
     lloyd_max_line,
 )
+from kvbook.experiments.ch11.c13 import LEFT_PANEL, LINKS, QUANTITIES
 from kvbook.experiments.ch11.c18 import MEASURES, SKETCHES, THREE
 from kvbook.experiments.ch11.errors import ANGLE, SQUARED
 from kvbook.experiments.ch11.planes import FAT, RANK_32
@@ -192,29 +193,29 @@ def _published_star(ax: Any, x: float, y: float) -> None:
 
 
 def bridge(measured: Bridge) -> Figure:
-    """Three clouds at n = 4: direction error to KL with T11's curve, and KL to output error."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
-    angles, kls, outputs = measured.at_four_bits()
-    columns = {"angle": angles, "kl": kls, "output": outputs}
-    frame = pd.DataFrame({name: x.ravel() for name, x in columns.items()})
-    frame["scheme"] = np.repeat(measured.clouds, angles.shape[-1])
+    """Three clouds at n = 4: direction error to KL with T11's curve, and the two links from KL."""
+    fig, axes = plt.subplots(1, 3, figsize=(9, 3.7))
+    frame = pd.DataFrame({name: measured.of(name).ravel() for name in QUANTITIES})
+    frame["scheme"] = np.repeat(measured.clouds, measured.of("KL").shape[-1])
     style: dict[str, Any] = {"data": frame, "hue": "scheme", "style": "scheme", "s": 18}
     style |= {"palette": plotting.SCHEME_COLORS, "markers": plotting.SCHEME_MARKERS}
     style |= {"alpha": 0.7, "linewidth": 0}
-    sns.scatterplot(x="angle", y="kl", ax=left, **style)
-    sns.scatterplot(x="kl", y="output", ax=right, legend=False, **style)
+    for ax, (x, y) in zip(axes, (LEFT_PANEL, *LINKS.values()), strict=True):
+        sns.scatterplot(x=x, y=y, ax=ax, legend=ax is axes[0], **style)
+        ax.set(xscale="log", yscale="log", xlabel="KL (nats)")
+    left, centre, right = axes
     angle = np.linspace(0.025, 0.095, 40)
     law = bridge_kl_law(angle, measured.unconcentrated.mean())
     plotting.theory_line(left, angle, law, label="T11")
-    left.set(xscale="log", yscale="log", ylabel="KL (nats)")
-    left.set_xlabel("direction error of K (angle / $\\pi$)")
+    left.set(xlabel="direction error of K (angle / $\\pi$)", ylabel="KL (nats)")
     left.set_xticks([0.03, 0.05, 0.08], ["0.03", "0.05", "0.08"])
-    left.minorticks_off()
-    left.legend(loc="upper left", fontsize=11, handletextpad=0.2)
-    right.set(xscale="log", yscale="log", xlabel="KL (nats)")
-    right.set_ylabel("relative squared error of the output")
-    right.set_yticks([0.03, 0.1, 0.3], ["0.03", "0.1", "0.3"])
-    right.minorticks_off()
+    left.legend(loc="upper left", fontsize=10, handletextpad=0.2)
+    centre.set_ylabel("misrouted weight")
+    centre.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
+    right.set_ylabel("output error (relative)")
+    right.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
+    for ax in axes:
+        ax.minorticks_off()
     return fig
 
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.random import SeedSequence
 
 from kvbook.experiments.ch07.regimes import REGIMES
 from kvbook.experiments.ch11 import (
@@ -15,7 +16,6 @@ from kvbook.experiments.ch11 import (
     COUNTS,
     KQV_VALUES,
     LENGTHS,
-    LOGIT_SCALES,
     PUBLISHED_CORRELATIONS,
     PUBLISHED_DIRECTIONS,
     SKETCHES,
@@ -33,12 +33,14 @@ from kvbook.experiments.ch11 import (
     Score,
     Search,
     ValuePoints,
+    WideSearch,
     c18,
-    over_the_law,
 )
 from kvbook.experiments.ch11.baselines import Books
 from kvbook.experiments.ch11.c08 import MEASURES as MEASURES_C08
 from kvbook.experiments.ch11.c08 import SKETCH_SCALES
+from kvbook.experiments.ch11.c13 import LEFT_PANEL, LINKS
+from kvbook.experiments.ch11.c15 import NATURAL
 from kvbook.experiments.ch11.c16 import READINGS as READINGS_C16
 from kvbook.experiments.ch11.c18 import MEASURES, THREE
 from kvbook.experiments.ch11.planes import FAT
@@ -128,18 +130,26 @@ def readings_of_c08(search: Search[ReadingC08]) -> Any:
 
 
 def bridge(measured: Bridge) -> Any:
-    """Means of the three clouds, KL over the law, and the largest KL by logit scale."""
-    angles, kls, _ = measured.at_four_bits()
-    over = over_the_law(measured).values()
-    tops = measured.tops.max(axis=-1).T
+    """Means of the three clouds, and the ratios to KQV at equal abscissa."""
     rows = [
-        ["direction error", *(f"{x.mean():.4f}" for x in angles)],
-        ["KL, mean of draws", *(f"{x.mean():.4f}" for x in kls)],
-        ["KL over the curve of the formula", *(f"{x.estimate:.2f}" for x in over)],
+        [label, *(f"{x.mean():.4f}" for x in measured.of(name))]
+        for name, label in (
+            ("direction", "direction error of K"),
+            ("KL", "KL (nats)"),
+            ("routing", "misrouted weight"),
+            ("output", "output error, relative"),
+        )
     ]
-    for scale, top in zip(LOGIT_SCALES, tops, strict=True):
-        rows.append([f"largest KL of a query, logit scale {scale}", *(f"{x:.2f}" for x in top)])
-    caption = f"Student-t ν=3, n=4, d=128, {angles.shape[-1]} draws"
+    rivals = [name for name in measured.clouds if name != "KQV"]
+    for (x, y), label in (
+        (LEFT_PANEL, "KL at equal direction error"),
+        (LINKS["KL to routing"], "misrouted weight at equal KL"),
+        (LINKS["KL to output"], "output error at equal KL"),
+    ):
+        rows.append(
+            [f"{label}, over KQV", "1", *(shown(measured.at_equal(r, (x, y))) for r in rivals)]
+        )
+    caption = f"Student-t ν=3, n=4, d=128, {measured.tops.shape[-1]} draws"
     return table(["", *measured.clouds], rows, caption)
 
 
@@ -147,20 +157,34 @@ def bridge(measured: Bridge) -> Any:
 
 
 def natural_directions(planes: Planes) -> Any:
-    """The published direction errors beside three natural readings."""
-    rows = [
-        [
-            name,
-            f"{value:.3f}",
-            *(
-                f"{planes.of_cache(FAT, name.split(',')[0], int(name[-1]), 'K')[j].mean():.4f}"
-                for j in (2, 1, 3)
-            ),
-        ]
-        for name, value in PUBLISHED_DIRECTIONS.items()
-    ]
+    """Direction errors of K at two and four bits in two natural readings, beside the published."""
+    rows = []
+    for scheme, n in (("KQV", 2), ("KQV", 4), ("KV", 2), ("KV", 4)):
+        published = PUBLISHED_DIRECTIONS.get(f"{scheme}, n={n}")
+        found = planes.of_cache(FAT, scheme, n, "K")
+        rows.append(
+            [
+                f"{scheme}, n={n}",
+                "“stable”" if published is None else f"{published:.3f}",
+                *(f"{found[j].mean():.4f}" for j in NATURAL.values()),
+            ]
+        )
     caption = f"Natural quantizers: Lloyd–Max codebooks, d=128, {planes.kl.shape[-1]} draws"
-    header = ["t, ν=1.05, direction error of K", "published", "angle/π", "1 − cos", "chord"]
+    return table(["t, ν=1.05, direction error of K", "published", *NATURAL], rows, caption)
+
+
+def searches_of_c15(
+    first: Search[ReadingC15], chance: float, wide: Sequence[WideSearch], stream: SeedSequence
+) -> Any:
+    """Both searches: pairs of readings tried, matches, and what a match is worth."""
+    rows = [["first", f"{len(first):,}", str(first.found), f"{chance:.0%}", "—"]]
+    again = wide[::-1]
+    for name, search, other in zip(("wider", "wider, new draws"), wide, again, strict=True):
+        of_made_up, of_right = search.chance(stream), search.power(other)
+        row = [name, f"{len(search):,}", str(search.found), f"{of_made_up:.0%}", f"{of_right:.0%}"]
+        rows.append(row)
+    header = ["search", "combinations", "give all three", "chance of a match", "power"]
+    caption = "Readings of C15's three direction errors, tolerance 5%"
     return table(header, rows, caption)
 
 
