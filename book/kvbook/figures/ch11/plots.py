@@ -153,7 +153,7 @@ SKETCH_LOOKS = {
 
 
 def readings_of_c08(search: Search[ReadingC08]) -> Figure:
-    """KL ratio against r of every reading, intact codebooks left, damaged ones right."""
+    """KL ratio against r: readings faint, a large mark at the medians of each sketch and scale."""
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 5), sharey=True)
     for ax, book in zip(axes, ("Lloyd-Max", "dead levels"), strict=True):
         for (sketch, (color, marker)), (scale, fill) in product(
@@ -162,9 +162,11 @@ def readings_of_c08(search: Search[ReadingC08]) -> Figure:
             wanted = (book, sketch, scale)
             at = [i for i, x in enumerate(search.labels) if (x.book, x.sketch, x.scale) == wanted]
             style: dict[str, Any] = {"color": color, "marker": marker, "fillstyle": fill}
-            style |= {"linestyle": "none", "markersize": 4, "alpha": 0.6, "markeredgewidth": 0.8}
+            style |= {"linestyle": "none", "markeredgewidth": 0.8}
             label = f"{sketch}, {'least squares' if scale == 'mmse' else scale}"
-            ax.plot(*search.values[at].T, label=label, **style)
+            ax.plot(*search.values[at].T, **style, markersize=3, alpha=0.15)
+            middle = np.median(search.values[at], axis=0)
+            ax.plot(*middle, **style | {"markeredgewidth": 2}, markersize=9, label=label, zorder=4)
         _published_star(ax, *search.published)
         ax.set(xscale="log", xlim=(0.8, 14), ylim=(-1.06, 0.25), title=f"{book} codebook")
         ax.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])

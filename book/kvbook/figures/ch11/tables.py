@@ -115,8 +115,8 @@ def readings_of_c08(search: Search[ReadingC08]) -> Any:
                 sketch,
                 scale_name(scale),
                 str(at.sum()),
-                f"{search.values[at, 0].min():.3g}",
-                f"{search.values[at, 0].max():,.3g}",
+                f"{search.values[at, 0].min():.2f}",
+                f"{search.values[at, 0].max():,.1f}",
                 str((at & ratio_hits).sum()),
                 str((at & search.hits).sum()),
             ]
