@@ -81,7 +81,9 @@ def predict_c04() -> ledger.Predictions:
         )
         for name in (HEAVY, EXTREME)
     ]
-    return ledger.Predictions("C04", [*order, *size, cause, *guesses], missing=MISSING)
+    pilots = "The unscaled product, and rank 128 for it, were found in a pilot"
+    checks = [*order, *size, cause, *guesses]
+    return ledger.Predictions("C04", checks, missing=MISSING, pilots=pilots)
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,7 @@ def predict_c08() -> ledger.Predictions:
         "C08",
         [*wins, *numbers, *ours, arithmetic],
         pilots="That r hangs on the number of queries, and the least-squares sketch, were noticed "
-        "in pilots, and the number of draws was raised until r is resolved within its tolerance",
+        "in pilots; the margin of a win was set, and draws added until r is resolved, after them",
     )
 
 

@@ -61,6 +61,7 @@ def predict_c16() -> ledger.Predictions:
             nearer(OF_KQV.format(orthogonal), scope="ours"),
             *(nearer(WORST_STEP.format(name), scope="ours") for name in KQV_VALUES),
         ],
+        pilots="Which four of sixteen baselines are natural was settled after a pilot of all",
     )
 
 

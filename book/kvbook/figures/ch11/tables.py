@@ -309,13 +309,20 @@ def pipelines(found: Sequence[Pipeline]) -> Any:
 def scoreboard(scores: Sequence[Score]) -> Any:
     """Statements and published numbers, what is found here, by which reading, and the verdict."""
     rows = [
-        [x.claim, x.published, x.ours, x.reading, badge(x.verdict) if x.claim else x.verdict]
+        [_to_box(x.claim), x.published, x.ours, x.reading, badge(x.verdict)]
+        if x.claim
+        else ["", x.published, x.ours, x.reading, x.verdict]
         for x in scores
     ]
     found = table(["", "the paper", "here", "reading", "verdict"], rows)
     # Outside the output of a cell only the theme's own tables have lines and room.
     found.data = found.data.replace('class="dataframe"', 'class="table"')
     return found
+
+
+def _to_box(claim: str) -> str:
+    """A claim's id, with a link to the box of its verdict."""
+    return f'<a href="#verdict-{claim.lower()}">{claim}</a>'
 
 
 def reproductions(found: Sequence[Reproduction]) -> Any:
