@@ -101,17 +101,17 @@ def published_ratio(reading):
 def one_curve(holds):
     """Three clouds on one rising curve down the chain, KV above it before; or on falling ones."""
     rng = np.random.default_rng(10)
-    draws = SIZES["draws"]
+    draws = SIZES["verdict_draws"]
 
     def noise(*shape, spread=0.1):
         return np.exp(spread * rng.standard_normal(shape))
 
-    angle = np.array([0.03, 0.043, 0.074] if holds else [0.074, 0.05, 0.03])[:, None]
+    angle = np.array([0.03, 0.043, 0.074] if holds else [0.074, 0.05, 0.045])[:, None]
     # Attention differs from draw to draw, and with it KL at the same direction error.
     of_draw = noise(draws, spread=0.5)
-    along = 0.03 * 2.0 ** (4 - np.arange(1, 7))[:, None]
-    angles, angles_along = angle * noise(3, draws, spread=0.02), along * noise(6, draws)
-    over = np.array([1, 1, 3] if holds else [1, 2, 0.4])[:, None]
+    along = 0.03 * 2.0 ** (4 - np.arange(1, 5))[:, None]
+    angles, angles_along = angle * noise(3, draws, spread=0.02), along * noise(4, draws)
+    over = np.array([1, 1, 3] if holds else [1, 2, 0.6])[:, None]
     kl, kl_along = over * 15 * angles**2 * of_draw, 15 * angles_along**2 * of_draw
     kl = kl * noise(3, draws)
 
@@ -119,7 +119,7 @@ def one_curve(holds):
         """A quantity that follows KL, or falls with it and differs by scheme."""
         apart = np.array([1, 1, 1] if holds else [1, 0.5, 0.5])[:, None]
         y, y_along = (x ** (0.6 if holds else -0.6) for x in (kl, kl_along))
-        return apart * y * noise(3, draws, spread=spread), y_along * noise(6, draws, spread=spread)
+        return apart * y * noise(3, draws, spread=spread), y_along * noise(4, draws, spread=spread)
 
     (routing, routing_along), (output, output_along) = link(0.05), link(0.15)
     points = np.array([angles, kl, routing, output])
@@ -428,10 +428,11 @@ def test_the_wider_search_holds_the_readings_of_the_first():
 def test_a_curve_is_compared_only_where_it_reaches():
     kl = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 99.0]])
     routing = np.array([[1.0, 1.0], [2.0, 2.0], [6.0, 99.0]])
-    along = np.array([[0.5, 0.5], [1.0, 1.0], [4.0, 4.0]])
+    along = np.array([[200.0, 200.0], [4.0, 4.0], [1.0, 1.0], [0.5, 0.5]])
     points, curve = np.stack([kl, kl, routing, kl]), np.stack([along] * 4)
     bridge = ch11.Bridge(("KQV", "QKQV", "KV"), points, curve, np.ones((3, 4, 2)), np.ones(2))
     np.testing.assert_allclose(bridge.ratios_at_equal("KV", ("KL", "routing")), [2.0])
+    np.testing.assert_allclose(bridge.ratios_at_equal("KV", ("KL", "routing"), 1), [2.0, 1.0])
     np.testing.assert_allclose(bridge.ratios_at_equal("QKQV", ("KL", "routing")), [1.0, 1.0])
 
 

@@ -194,11 +194,14 @@ def _published_star(ax: Any, x: float, y: float) -> None:
     )
 
 
-def bridge(measured: Bridge) -> Figure:
-    """Three clouds at n = 4: direction error to KL with T11's curve, and the two links from KL."""
+def bridge(measured: Bridge, *, count: int = 72) -> Figure:
+    """Three clouds at n = 4: direction error to KL with T11's curve, and the two links from KL.
+
+    The first ``count`` draws are shown.
+    """
     fig, axes = plt.subplots(1, 3, figsize=(9, 3.7))
-    frame = pd.DataFrame({name: measured.of(name).ravel() for name in QUANTITIES})
-    frame["scheme"] = np.repeat(measured.clouds, measured.of("KL").shape[-1])
+    frame = pd.DataFrame({name: measured.of(name)[:, :count].ravel() for name in QUANTITIES})
+    frame["scheme"] = np.repeat(measured.clouds, count)
     style: dict[str, Any] = {"data": frame, "hue": "scheme", "style": "scheme", "s": 18}
     style |= {"palette": plotting.SCHEME_COLORS, "markers": plotting.SCHEME_MARKERS}
     style |= {"alpha": 0.7, "linewidth": 0}
