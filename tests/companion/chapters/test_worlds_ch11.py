@@ -1,4 +1,4 @@
-"""Chapter 7b: every verdict follows its world, and a search counts and matches as it says."""
+"""Chapter 11: every verdict follows its world, and a search counts and matches as it says."""
 
 import math
 
@@ -6,58 +6,128 @@ import numpy as np
 import pytest
 import worlds
 from kvbook.experiments import ch11
+from kvbook.experiments.ch11 import c04, c08, c16, c18
 from kvbook.experiments.ch11.baselines import RAW_METHODS, on_raw_keys
-from kvbook.experiments.ch11.errors import errors, jackknife_interval, rank_correlation
+from kvbook.experiments.ch11.breadth import KV_BITS, OVER, wide_baselines
+from kvbook.experiments.ch11.c15 import as_directions
+from kvbook.experiments.ch11.errors import (
+    ANGLE,
+    ONE_MINUS_COSINE,
+    errors,
+    jackknife_interval,
+    rank_correlation,
+)
 from kvbook.experiments.ch11.planes import FAT, RANK_32
-from kvbook.experiments.ch11.summary import outcome
-from scipy.stats import norm
-from worlds import about
+from kvbook.experiments.ch11.summary import Reproduction, outcome
 
 from kvlib import laws, named, stats
-from kvlib.data import synthetic
 from kvlib.measure import metrics
 from kvlib.quantize import RotatedQuantizer, codebooks
 
-SCHEMES = ("KV", "KQV", *(f"QKQV, {name}" for name in ch11.SKETCHES))
+SCHEMES = ("KV", "KQV", "KQV, orthogonal", *(f"QKQV, {name}" for name in ch11.SKETCHES))
 ARMS = ("KV", "KQV", "KQV, Gaussian")
 KV, KQV = 0, 1
+SIZES = worlds.sizes("11")
 
 
-def published_ratio(holds):
-    """KQV ahead of both others everywhere by the published ratio, or behind everywhere."""
-    rng = np.random.default_rng(9)
-    draws, sign = 1200, 1 if holds else -1
-    # Overlap such that P(x < y) gives the published r at the published ratio.
-    spread = math.log(2.25) / 2.386 / math.sqrt(2)
-    kl = np.exp(spread * rng.standard_normal((5, 7, draws)))
-    kl[KV] *= 3.0**sign
-    kl[2:] *= 2.25**sign if holds else 0.5
-    parts = [rng.uniform(0.9, 1.1, (5, 4, 7, draws)) for _ in "KVT"]
-    for part in parts:
-        part[KV] *= 2.0**sign
-        part[2:] *= 2.0**sign
-    parts[1][2:] = parts[1][KQV]  # QKQV stores its values as KQV does
-    measured = ch11.SchemeErrors(SCHEMES, tuple(ch11.FAMILIES), kl, *parts)
-    return ch11.judge_c08(ch11.predict_c08(), measured)
+def four_bits_ahead(holds):
+    """A sketch that costs as its closed form says in every panel, or saves as much."""
+    rng, kl = np.random.default_rng(7), {}
+    # A head of few dimensions is noisy; at d=2 the logs of the page's ratios scatter by two.
+    for dim, spread in {2: 2.0, 8: 0.6, 128: 0.2}.items():
+        draws = SIZES["draws" if dim == 128 else "small_draws"]
+        log = spread / math.sqrt(2) * rng.standard_normal((draws, 3, 3))
+        log[:, 1:] += math.log(4.0 if dim == 2 else 5.0) * (1 if holds else -1)
+        kl[dim] = np.exp(log)
+    return ch11.judge_c03(ch11.predict_c03(), ch11.Boxes(kl))
+
+
+def low_rank_far_above(reading):
+    """The world in which one reading gives the published size and ratio, or none does."""
+
+    def world(holds):
+        rng, draws = np.random.default_rng(8), SIZES["wide_draws"]
+
+        def noise(*shape):
+            return np.exp(0.3 * rng.standard_normal(shape))
+
+        panel, kl = 0.2 * noise(draws, 3, 3), noise(draws, 3, len(ch11.LENGTHS))
+        heavy, extreme, unit, product, full = (
+            list(ch11.LENGTHS).index(name)
+            for name in (c04.HEAVY, c04.EXTREME, c04.UNIT, c04.PRODUCT, c04.AS_LONG)
+        )
+        kl[..., [unit, product]] *= 0.2
+        kl[..., [heavy, extreme]] *= 0.2
+        if holds:
+            kl[..., product] *= 20
+            kl[..., full] *= 0.5
+            panel[..., 2] *= 20 if reading == c04.ONE_SPREAD else 1
+            kl[..., unit] *= 20 if reading == c04.AS_DRAWN else 1
+        return ch11.judge_c04(ch11.predict_c04(), ch11.Boxes({1024: panel}), ch11.Lengths(kl))
+
+    return world
+
+
+def published_ratio(reading):
+    """KQV ahead of QKQV by the published ratio, of KV where the reading says so; or behind."""
+
+    def world(holds):
+        rng = np.random.default_rng(9)
+        draws, sign = SIZES["draws"], 1 if holds else -1
+        # Overlap such that P(x < y) gives the published r at the published ratio.
+        spread = math.log(2.25) / 2.386 / math.sqrt(2)
+        kl = np.exp(spread * rng.standard_normal((len(SCHEMES), 7, draws)))
+        kl[1:3] = kl[1]  # both KQVs have the same keys
+        kl[KV] = kl[1] * np.exp(0.1 * rng.standard_normal((7, draws)))
+        parts = [rng.uniform(0.9, 1.1, (len(SCHEMES), 4, 7, draws)) for _ in "KVT"]
+        for part in parts:
+            part[3:] *= 2.0**sign
+        kl[3:] *= 2.25**sign
+        if reading == c08.AGAINST_BOTH or not holds:
+            kl[KV] *= 3.0**sign
+            for part in parts:
+                part[KV] *= 2.0**sign
+        measured = ch11.SchemeErrors(SCHEMES, tuple(ch11.FAMILIES), kl, *parts)
+        of_keys = {}
+        for name in ("KQV", *ch11.SKETCHES):
+            of_draws = np.exp(spread * rng.standard_normal((4, 1, SIZES["ratio_draws"])))
+            above = 1 if name == "KQV" else (2.25 if holds else 0.5)
+            of_keys[name] = above * of_draws * np.ones((1, max(ch11.COUNTS), 1))
+        return ch11.judge_c08(ch11.predict_c08(), measured, ch11.KeyKl(of_keys))
+
+    return world
 
 
 def one_curve(holds):
-    """Three clouds on one rising curve, or three overlapping ones on falling curves apart."""
+    """Three clouds on one rising curve down the chain, KV above it before; or on falling ones."""
     rng = np.random.default_rng(10)
-    of_draw = rng.uniform(0.9, 1.1, (1, 1, 72))
-    budget = 2.0 ** -np.arange(2, 7)[:, None]
-    cloud = np.array([1.0, 1.5, 3.0] if holds else [3.0, 1.0, 0.5])[:, None, None]
-    angles = (0.4 * budget * cloud * of_draw) * rng.uniform(0.99, 1.01, (3, 5, 72))
-    if holds:
-        kls = angles**2 * rng.uniform(0.99, 1.01, angles.shape)
-    else:
-        apart = np.array([1.0, 4.0, 9.0])[:, None, None]
-        kls = apart * (0.4 * budget) ** 2 / of_draw**3 * rng.uniform(0.99, 1.01, angles.shape)
-    outputs = (kls if holds else 1 / kls) * rng.uniform(0.99, 1.01, kls.shape)
-    tops = (4.0 if holds else 10.0) * rng.uniform(0.95, 1.05, (3, 4, 72))
-    clouds = ("KQV", "QKQV", "KV")
-    bridge = ch11.Bridge(clouds, angles, kls, outputs, tops, np.full(72, 0.9))
-    return ch11.judge_c13(ch11.predict_c13(), bridge)
+    draws = SIZES["verdict_draws"]
+
+    def noise(*shape, spread=0.1):
+        return np.exp(spread * rng.standard_normal(shape))
+
+    angle = np.array([0.03, 0.043, 0.074] if holds else [0.074, 0.05, 0.045])[:, None]
+    # Attention differs from draw to draw, and with it KL at the same direction error.
+    of_draw = noise(draws, spread=0.5)
+    along = 0.03 * 2.0 ** (4 - np.arange(1, 5))[:, None]
+    angles, angles_along = angle * noise(3, draws, spread=0.02), along * noise(4, draws)
+    over = np.array([1, 1, 3] if holds else [1, 2, 0.6])[:, None]
+    kl, kl_along = over * 15 * angles**2 * of_draw, 15 * angles_along**2 * of_draw
+    kl = kl * noise(3, draws)
+
+    def link(spread):
+        """A quantity that follows KL, or falls with it and differs by scheme."""
+        apart = np.array([1, 1, 1] if holds else [1, 0.5, 0.5])[:, None]
+        y, y_along = (x ** (0.6 if holds else -0.6) for x in (kl, kl_along))
+        return apart * y * noise(3, draws, spread=spread), y_along * noise(4, draws, spread=spread)
+
+    (routing, routing_along), (output, output_along) = link(0.05), link(0.15)
+    points = np.array([angles, kl, routing, output])
+    curve = np.array([angles_along, kl_along, routing_along, output_along])
+    tops = np.ones((3, 4, draws))
+    bridge = ch11.Bridge(("KQV", "QKQV", "KV"), points, curve, tops, np.full(draws, 0.9))
+    worst = rng.normal(4 if holds else 10, 1.4, SIZES["worst_runs"])
+    return ch11.judge_c13(ch11.predict_c13(), bridge, worst)
 
 
 def made_planes(draws=24):
@@ -68,74 +138,122 @@ def made_planes(draws=24):
     return ch11.Planes(ARMS, (RANK_32, FAT), caches, quantities[:, :, 12])
 
 
-def fat_tailed_directions(holds):
-    """The three published direction errors in both readings, and the published distance."""
-    planes = made_planes()
-    # Views (budget, error of K, draw).
-    kv, kqv = planes.errors[:, KV, 0, :, 1], planes.errors[:, KQV, 0, :, 1]
-    off = 1.0 if holds else 1.5
-    for j in (1, 2):
-        kqv[2, j] *= 0.027 * off / 0.1
-        kv[0, j] *= 0.645 * off / 0.1
-        kv[2, j] *= 0.202 * off / 0.1
-    # The distance of two distant points is twice how far they are apart.
-    apart = math.sqrt((1.004**2 / 2) ** 2 - (0.202 - 0.027) ** 2)
-    kqv[2, 0] *= 0.1
-    kv[2, 0] = (0.1 + apart) ** 2
-    if not holds:
-        kv[2], kqv[2] = kqv[2].copy(), kv[2] * 4
-        kv[2, 1:3] = 0.303
-        kqv[2, 1:3] *= 2
-    return ch11.judge_c15(ch11.predict_c15(), planes, np.array([holds]))
+def fat_tailed_directions(stable, of):
+    """The world of one reading of "stable", and one of the error, whose numbers are met."""
+
+    def world(holds):
+        rng = np.random.default_rng(16)
+        planes = made_planes(SIZES["draws"])
+        # Views (budget, error of K, draw), each with some scatter.
+        kv, kqv = planes.errors[:, KV, 0, :, 1], planes.errors[:, KQV, 0, :, 1]
+        for x in (kv, kqv):
+            x *= np.exp(0.02 * rng.standard_normal(x.shape)) / 0.1
+        two, four = 0, 2  # indices of the budgets
+        for j in (1, 2):
+            met = j == of
+            kv[two, j] *= 0.645 if met else 0.5
+            kv[four, j] *= 0.202 if met else 0.16
+            kqv[four, j] *= 0.027
+            kqv[two, j] *= 0.027 * (1 if stable else 3.5)
+        if not holds:
+            # KV far below KQV, and rising; KQV changing by half; all of them off.
+            kqv[four, 1:3] *= 2
+            kv[two, 1:3], kv[four, 1:3] = 0.01 * kv[four, 1:3], 0.03 * kv[four, 1:3]
+            kqv[two, 1:3] = 0.5 * kqv[four, 1:3]
+        # Twice the distance of two tight clouds is the square of their energy distance.
+        clouds = 0.1 * rng.standard_normal((2, SIZES["verdict_draws"], 6))
+        clouds[1, :, 0] += 0.73 if holds else 2.0
+        distance = ch11.energy_interval(*clouds)
+        return ch11.judge_c15(ch11.predict_c15(), planes, distance)
+
+    return world
 
 
-def towards_the_line(holds):
+def towards_the_line(reading):
     """Values whose distance to the Lloyd-Max line halves with each bit, or doubles."""
-    planes = made_planes()
-    values = planes.errors[:, :, 1, :, 1]  # a view (budget, scheme, error, draw)
-    for i, n in enumerate(range(2, 7)):
-        line = math.asin(2.0**-n) / math.pi
-        size = 2.0**-n if holds else 0.01 * 2.0**n
-        jitter = values[i, :, 0] / 0.1
-        values[i, :, 0] = 4.0**-n
-        values[i, :, 2] = line + size * jitter
-    return ch11.judge_c16(ch11.predict_c16(), planes)
+
+    def world(holds):
+        rng, errors_of = np.random.default_rng(12), {}
+        names = [*ch11.KQV_VALUES, *c16.READINGS.values()]
+        for name in names:
+            nearer = holds and (name in ch11.KQV_VALUES or name == c16.READINGS[reading])
+            points = np.empty((5, 4, SIZES["plane_draws"]))
+            for i, n in enumerate(ch11.BUDGETS):
+                line = math.asin(2.0**-n) / math.pi
+                size = 2.0**-n if nearer else 0.01 * 2.0**n
+                points[i] = 4.0**-n
+                points[i, 2] = line + size * rng.normal(1, 0.1, points.shape[-1])
+            errors_of[name] = points
+        return ch11.judge_c16(ch11.predict_c16(), ch11.ValuePoints(errors_of))
+
+    return world
 
 
-def published_row(holds):
-    """The published correlations, budget by budget, or the same with the other sign."""
-    draws = 3000
-    rng = np.random.default_rng(13)
-    planes = made_planes(draws)
-    for i, r in enumerate((1.0, 0.7, 0.145, 0.958, -0.923)):
-        r = min(r, 1 - 1e-6) * (1 if holds else -1)
-        shift = math.sqrt(2) * norm.ppf((1 + r) / 2)
-        z = rng.standard_normal((2, draws))
-        for arm, size in ((KV, 10 + shift / 10 + z[0] / 10), (KQV, 10 + z[1] / 10)):
-            planes.errors[i, arm, :, :, 0] = 1e-6
-            planes.errors[i, arm, 0, 0, 0] = size**2
-    return ch11.judge_c14(ch11.predict_c14(), planes, np.array([holds]))
+def published_row(reading):
+    """The world in which one reading has the published r, or nearly the opposite ones."""
+
+    def world(holds):
+        rng = np.random.default_rng(13)
+        published = np.array(list(ch11.PUBLISHED_CORRELATIONS.values()))
+        opposite = np.array([-1, -0.7, -0.8, -0.958, 0.923])
+        numbers = {}
+        for name in (ch11.NATURAL, ch11.NEAREST):
+            r = published if holds and name == reading else opposite
+            z = rng.standard_normal((5, 2, SIZES["verdict_draws"]))
+            z[:, 0] += ch11.apart(r)[:, None]
+            numbers[name] = z
+        return ch11.judge_c14(ch11.predict_c14(), ch11.Contest(numbers), tried=2)
+
+    return world
 
 
 def fat_tails(holds):
     """Errors below their limit for every fat tail, and KQV ahead of KV; or the reverse."""
-    over = 0.95 if holds else 1.5
-    subjects = about(over, 12)[:, None, None, None] * np.ones((12, 4, 6, 4))
-    kl = np.random.default_rng(14).uniform(1, 2, (5, 2, 24))
-    kl[:, 0] *= 0.2 if holds else 5.0
-    planes = made_planes()
-    planes.kl[:, KQV, 1], planes.kl[:, KV, 1] = kl[:, 0], kl[:, 1]
-    tails = ch11.FatTails(("one round", "two rounds", "three rounds", "Haar"), subjects)
+    rng, draws = np.random.default_rng(14), SIZES["plane_draws"]
+    over = (0.95 if holds else 1.5) * np.exp(0.03 * rng.standard_normal((draws // 2, 2, 6, 4)))
+    planes = made_planes(draws)
+    # Heads with such tails differ by an order of magnitude.
+    kl = np.exp(rng.standard_normal((2, 5, draws)))
+    planes.kl[:, KQV, 1], planes.kl[:, KV, 1] = kl[0] * (0.02 if holds else 50), kl[1]
+    tails = ch11.FatTails(("one round", "two rounds"), over)
     return ch11.judge_c17(ch11.predict_c17(), tails, planes)
 
 
+def table_four(holds):
+    """KQV the best of three in KL and output, and no sketch best of all; or the reverse."""
+    sign, rng = 1 if holds else -1, np.random.default_rng(15)
+
+    def cost(cell):
+        return 2.0 * bool(cell.sketch) + 1.0 * (cell.rotation == "none")
+
+    def of(size):
+        return np.exp(sign * size + 0.2 * rng.standard_normal((SIZES["best_draws"], 5, 10)))
+
+    cells = dict.fromkeys(cell for pair in c18.pairs() for cell in pair)
+    kl = {cell: of(cost(cell)) for cell in cells}
+    # Values cost less than keys, so that the sketch on V does not decide between the three.
+    outputs = {(key, value): of(cost(key) + 0.2 * cost(value)) for key, value in c18.pairs()}
+    return ch11.judge_c18(ch11.predict_c18(), ch11.BestSchemes(kl, outputs))
+
+
 WORLDS = {
-    "C08": published_ratio,
+    "C03": four_bits_ahead,
+    **{f"C04/{reading}": low_rank_far_above(reading) for reading in c04.READINGS},
+    **{
+        f"C08/{reading}": published_ratio(reading)
+        for reading in (c08.AGAINST_QKQV, c08.AGAINST_BOTH, *c08.sketch_readings())
+    },
     "C13": one_curve,
-    "C14": published_row,
-    "C15": fat_tailed_directions,
-    "C16": towards_the_line,
+    **{f"C16/{reading}": towards_the_line(reading) for reading in c16.READINGS},
+    "C14/natural": published_row("natural"),
+    "C14/nearest of the search": published_row("nearest of the search"),
+    "C15/stable = low": fat_tailed_directions(stable=False, of=ANGLE),
+    "C15/stable = unchanged, angle/π": fat_tailed_directions(stable=True, of=ANGLE),
+    "C15/stable = unchanged, 1 − cos": fat_tailed_directions(stable=True, of=ONE_MINUS_COSINE),
+    "C15/angle/π": fat_tailed_directions(stable=False, of=ANGLE),
+    "C15/1 − cos": fat_tailed_directions(stable=False, of=ONE_MINUS_COSINE),
     "C17": fat_tails,
+    "C18": table_four,
 }
 
 test_verdict_follows_the_world = worlds.follow(WORLDS)
@@ -187,7 +305,7 @@ def test_distinct_takes_the_first_of_each_kind():
 
 @pytest.mark.parametrize(
     ("natural", "hits", "said"),
-    [(True, 0, "yes, natural"), (False, 3, "by some"), (False, 0, "by none")],
+    [(True, 0, "yes"), (False, 3, "by some"), (False, 0, "by none")],
 )
 def test_the_outcome_is_said_by_rule(natural, hits, said):
     assert outcome(natural, hits).startswith(said)
@@ -235,6 +353,95 @@ def test_sign_rank_is_the_rank_biserial_correlation():
     x, y = np.random.default_rng(9).standard_normal((2, 12))
     r = ch11.sign_rank(np.concatenate([x, y]), 12)
     assert r == pytest.approx(stats.rank_biserial(y, x).r)
+
+
+def test_sign_rank_counts_ties_half():
+    numbers = np.array([1.0, 2, 2, 3, 2, 2, 4])
+    expected = stats.rank_biserial(numbers[3:], numbers[:3]).r
+    assert ch11.sign_rank(numbers, 3, tied=True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("draws", "least", "most"), [(12, 0.25, 0.35), (72, 0.84, 0.91)])
+def test_the_power_of_the_search_of_c14(draws, least, most):
+    by_budget = ch11.power_of_c14(draws, np.random.SeedSequence(5))
+    assert least < np.prod(by_budget) < most
+    assert by_budget[0] > 0.99
+
+
+def test_power_is_less_against_an_r_that_scatters():
+    stream = np.random.SeedSequence(6)
+    scattering = ch11.power_of_c14(72, stream, published_draws=72)
+    assert (scattering <= ch11.power_of_c14(72, stream) + 0.01).all()
+
+
+def test_clouds_as_far_apart_as_asked_have_that_correlation():
+    rng, r = np.random.default_rng(7), np.array([0.7, -0.923])
+    z = rng.standard_normal((2, 2, 4000))
+    z[:, 1] += ch11.apart(r)[:, None]
+    np.testing.assert_allclose(ch11.sign_rank(z.reshape(2, -1), 4000), r, atol=0.02)
+
+
+@pytest.mark.parametrize("r", list(ch11.PUBLISHED_CORRELATIONS.values()))
+def test_each_published_r_fits_its_tolerance_at_the_size_of_the_page(r):
+    below = np.linspace(0, 1, SIZES["verdict_draws"])
+    # The second sample lies so that the share of pairs with it above is (1 + r) / 2.
+    interval = stats.rank_biserial(below + shift_of(r), below).interval
+    assert interval.estimate == pytest.approx(r, abs=0.01)
+    assert abs(interval.low - r) < 0.15 > abs(interval.high - r)
+
+
+def shift_of(r):
+    """Between uniform clouds of width one: r = 1 - (1 - shift)^2."""
+    return math.copysign(1 - math.sqrt(1 - abs(r)), r)
+
+
+def test_a_wide_search_counts_the_pairs_of_its_groups():
+    # Two groups; KQV has three readings, KV two.
+    kqv = np.array([[0.027, 0.0271, 1.0], [0.027, 2.0, 2.0]])
+    kv = np.array([[[0.645, 0.202], [0.64, 0.2]], [[0.645, 0.5], [0.1, 0.1]]])
+    search = ch11.WideSearch(kqv, kv)
+    assert len(search) == 12
+    assert search.found == 4
+    assert search.matches([2.0, 0.1, 0.1]) == 2
+    assert search.power(search) == 1
+    assert search.power(ch11.WideSearch(kqv * 1.2, kv)) == 0
+
+
+def test_the_wider_search_holds_the_readings_of_the_first():
+    books = {64: ch11.candidate_codebooks(64, np.random.SeedSequence(1))}
+    sizes = {"draws": 2, "numbers_a_draw": 512}
+    wide = ch11.search_widely(books, np.random.SeedSequence(2), **sizes)
+    narrow = ch11.search_c15(books, np.random.SeedSequence(2), **sizes)
+    assert wide.kqv.shape == (80, 120)
+    assert wide.kv.shape == (80, 81, 2)
+    # The first family of keys is the first drawn in both: (direction, over), then quantizers.
+    label = narrow.labels[0]._replace(kv="cells, tensor", direction="θ/π", over="median")
+    directions = list(as_directions(0.1, 0.9))
+    group = 4 * directions.index("θ/π") + OVER.index("median")
+    at = list(wide_baselines(books[64])).index("cells, tensor")
+    middle = KV_BITS.index((2, 4))
+    np.testing.assert_allclose(
+        wide.kv[group, len(KV_BITS) * at + middle], narrow.value(label)[1:], rtol=1e-9
+    )
+
+
+def test_a_curve_is_compared_only_where_it_reaches():
+    kl = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 99.0]])
+    routing = np.array([[1.0, 1.0], [2.0, 2.0], [6.0, 99.0]])
+    along = np.array([[200.0, 200.0], [4.0, 4.0], [1.0, 1.0], [0.5, 0.5]])
+    points, curve = np.stack([kl, kl, routing, kl]), np.stack([along] * 4)
+    bridge = ch11.Bridge(("KQV", "QKQV", "KV"), points, curve, np.ones((3, 4, 2)), np.ones(2))
+    np.testing.assert_allclose(bridge.ratios_at_equal("KV", ("KL", "routing")), [2.0])
+    np.testing.assert_allclose(bridge.ratios_at_equal("KV", ("KL", "routing"), 1), [2.0, 1.0])
+    np.testing.assert_allclose(bridge.ratios_at_equal("QKQV", ("KL", "routing")), [1.0, 1.0])
+
+
+def test_the_energy_interval_is_the_jackknife_of_the_distance():
+    x, y = np.random.default_rng(10).standard_normal((2, 20, 6))
+    found = ch11.energy_interval(x, y + 1)
+    expected = jackknife_interval(lambda a, b: stats.energy_distance(a, b).root, x, y + 1, axis=0)
+    assert found.estimate == pytest.approx(expected.estimate)
+    assert found.half_width == pytest.approx(expected.half_width)
 
 
 def test_jackknife_of_a_mean_is_nearly_students_interval():
@@ -288,12 +495,95 @@ def test_a_lloyd_max_code_lies_on_its_line():
 
 
 def test_ratio_law_is_near_a_small_experiment():
-    schemes = {name: named(name, 4, sketch="gaussian") for name in ("KQV", "QKQV")}
-    schemes = {"KQV": schemes["KQV"], "QKQV, Gaussian": schemes["QKQV"]}
-    families = dict.fromkeys(ch11.LIGHT_TAILS, synthetic.GAUSSIAN)
-    sizes = {"draws": 4, "tokens": 64, "queries": 16, "dim": 128}
+    of_sketch = {"Gaussian": {"sketch": "gaussian"}, "orthogonal": {"sketch": "haar"}}
+    of_sketch["Gaussian, least squares"] = {"sketch": "gaussian", "sketch_scale": "mmse"}
+    schemes = {f"QKQV, {name}": named("QKQV", 4, **of) for name, of in of_sketch.items()}
+    schemes["KQV"] = named("KQV", 4)
     stream = np.random.SeedSequence(11)
-    measured = ch11.measure_scheme_errors(schemes, families, stream, **sizes)
-    assert measured.keys.shape == (2, 4, 4, 4)
-    law = ch11.kl_ratio_law(128)["gaussian"]
-    assert measured.kl_ratio("Gaussian").estimate == pytest.approx(law, rel=0.1)
+    measured = ch11.measure_key_kl(schemes, stream, draws=8, tokens=64, dim=128)
+    assert measured.kl["KQV"].shape == (4, 64, 8)
+    for name, sketch in zip(("gaussian", "orthogonal", "gaussian-mmse"), of_sketch, strict=True):
+        law = ch11.kl_ratio_law(128)[name]
+        assert measured.ratio(sketch).estimate == pytest.approx(law, rel=0.1)
+
+
+def test_the_pooled_r_is_the_rank_biserial_correlation_with_its_jackknife():
+    kl = np.random.default_rng(18).exponential(size=(2, 4, ch11.COUNTS[0], 30))
+    keys = ch11.KeyKl({"KQV": kl[0], "Gaussian": 1.5 * kl[1]})
+    found, (x, y) = keys.r("Gaussian"), keys.both("Gaussian", ch11.COUNTS[0])
+    slow = jackknife_interval(lambda a, b: stats.rank_biserial(a.ravel(), b.ravel()).r, x, y)
+    assert found.estimate == pytest.approx(slow.estimate)
+    assert found.half_width == pytest.approx(slow.half_width)
+
+
+def test_scheme_errors_keep_schemes_and_families_apart():
+    schemes = {name: named(name, 4, side_dtype="float32") for name in ARMS[:2]}
+    families = {name: ch11.FAMILIES[name] for name in ("gaussian", "t, ν=3")}
+    stream = np.random.SeedSequence(12)
+    found = ch11.measure_scheme_errors(schemes, families, stream, draws=4, tokens=32, dim=64)
+    assert found.keys.shape == (2, 4, 2, 4)
+    gaussian, heavy = found.ratios("KV", "K squared error").mean(axis=1)
+    assert heavy < 0.5 < gaussian < 2
+
+
+def test_the_boxes_pay_what_the_closed_form_says():
+    sizes = {"tokens": {8: 32, 128: 32}, "queries": 16}
+    boxes = ch11.measure_boxes({8: 40, 128: 20}, np.random.SeedSequence(13), **sizes)
+    assert boxes.kl[8].shape == (40, 3, 3)
+    ratio = boxes.ratio(128, "Gaussian", "Gaussian").estimate
+    assert ratio == pytest.approx(ch11.kl_ratio_law(128)["gaussian"], rel=0.15)
+
+
+def test_a_length_of_r_is_a_logit_error_of_r_squared():
+    found = ch11.measure_lengths(np.random.SeedSequence(14), draws=2, tokens=8, queries=32)
+    assert found.kl.shape == (2, 3, len(ch11.LENGTHS))
+    assert found.nats(c04.AS_LONG).estimate > 50 * found.nats(c04.GAUSSIAN).estimate
+
+
+def contest(**means):
+    """A ranking of competitors with lognormal measures, one budget and one regime."""
+    rng = np.random.default_rng(15)
+    return ch11.Ranking(
+        {name: mean + 0.01 * rng.standard_normal((40, 1, 1)) for name, mean in means.items()}
+    )
+
+
+def test_a_tie_is_shown_and_a_winner_has_a_margin():
+    at = (0, 0)
+    tied = contest(KV=0.0, KQV=0.001, QKQV=1.0)
+    assert tied.outcome(at) == "tie"
+    assert tied.standing(["KQV"], at) == tied.standing(["KV"], at) == "best"
+    won = contest(KV=0.2, KQV=0.0, QKQV=1.0)
+    assert won.outcome(at) == "KQV"
+    assert won.margin(at) == pytest.approx(math.exp(0.2), rel=0.02)
+    assert won.standing(["KV"], at) == "behind"
+
+
+def test_few_draws_make_no_tie():
+    rng = np.random.default_rng(16)
+    noisy = ch11.Ranking({name: rng.standard_normal((5, 1, 1)) for name in ("KV", "KQV")})
+    assert noisy.outcome((0, 0)) == "open"
+    assert noisy.tally(["KQV"]) == {"best": 0, "open": 1, "behind": 0}
+
+
+def test_the_best_schemes_share_the_keys_of_equal_cells():
+    best = ch11.measure_best_schemes(np.random.SeedSequence(17), draws=2, tokens=16, queries=8)
+    assert best.of("KL", "KQV", "Gaussian").shape == (2, 5, 10)
+    np.testing.assert_array_equal(best.of("KL", "KQV", "Gaussian"), best.kl[c18.WHT])
+    spikes = best.of("KL", "KV", "Gaussian")[:, 2, 8] / best.of("KL", "KQV", "Gaussian")[:, 2, 8]
+    assert spikes.min() > 2
+
+
+def test_the_worst_of_all_is_the_one_that_decides():
+    low, high = stats.Interval(0.5, 0.2, 1.2, 9), stats.Interval(1.0, 0.99, 1.01, 9)
+    assert c08.worst_for(0.95, [low, high]) is high
+    assert c08.worst_for(1.0, [low, high]) is low
+
+
+def test_the_scoreboard_has_a_row_for_each_statement_and_number():
+    verdicts = [fat_tails(worlds.HOLDS), table_four(worlds.HOLDS)]
+    number = Reproduction("C17", "0.027", "yes", "angle", "0.028")
+    rows = ch11.scoreboard(verdicts, [number])
+    assert [row.verdict for row in rows] == ["HOLDS", "yes", "NOT TESTABLE HERE"]
+    assert ch11.count_statements(verdicts)["holding"] == 1
+    assert ch11.count_outcomes([number]) == {"yes": 1, "some": 0, "none": 0}

@@ -84,8 +84,8 @@ def min_max(x: Floats, bits: int, axis: Axis) -> Floats:
 
 
 def symmetric_integers(x: Floats, bits: int, axis: Axis) -> Floats:
-    """Integers to ±(2^(n-1) - 1), scaled to the largest absolute value."""
-    step = np.abs(x).max(axis=axis, keepdims=True) / (2 ** (bits - 1) - 1)
+    """Integers to ±(2^(n-1) - 1), at one bit to ±1, scaled to the largest absolute value."""
+    step = np.abs(x).max(axis=axis, keepdims=True) / max(2 ** (bits - 1) - 1, 1)
     return np.asarray(np.round(x / step) * step)
 
 

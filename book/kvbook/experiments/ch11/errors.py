@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -112,12 +113,20 @@ class Caches:
     q, k, v : array, shape (draw, queries or tokens, dim)
     seeds : array, shape (draw,)
         Of the rotation and sketch of each draw.
+    share : int
+        How many draws that follow each other have one rotation and sketch.
     """
 
-    q: Floats
-    k: Floats
-    v: Floats
+    q: NDArray[Any]
+    k: NDArray[Any]
+    v: NDArray[Any]
     seeds: NDArray[np.int64]
+    share: int = 1
+
+    def in_float32(self) -> Caches:
+        """The same heads in half the memory, for searches that take time."""
+        q, k, v = (x.astype(np.float32) for x in (self.q, self.k, self.v))
+        return replace(self, q=q, k=k, v=v)
 
     def errors_of(self, k_hat: ArrayLike, v_hat: ArrayLike) -> Floats:
         """Errors of reconstructed keys, values and of the attention output: (3, 4, draw)."""
@@ -136,12 +145,14 @@ def draw_caches(
     tokens: int,
     queries: int,
     dim: int,
+    share: int = 1,
 ) -> Caches:
-    """Heads of one family."""
+    """Heads of one family; ``share`` draws, a divisor of all, have one rotation."""
     rng = np.random.default_rng(stream)
     k, v = (synthetic.draw(family, tokens, dim, rng=rng, heads=(draws,)) for _ in range(2))
     q = rng.standard_normal((draws, queries, dim))
-    return Caches(q, k, v, rng.integers(2**30, size=draws))
+    seeds = np.repeat(rng.integers(2**30, size=draws // share), share)
+    return Caches(q, k, v, seeds, share)
 
 
 def rank_correlation(x: Floats, y: Floats) -> Interval:

@@ -91,6 +91,11 @@ class Search(Generic[Label]):
         return int(self.hits.sum())
 
     @property
+    def different(self) -> int:
+        """How many readings there are that differ in a number, to nine digits."""
+        return len(np.unique(self.values.round(9), axis=0))
+
+    @property
     def worst_miss(self) -> Floats:
         """How far each reading is off in its worst number: (readings,).
 

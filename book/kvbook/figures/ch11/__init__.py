@@ -1,9 +1,10 @@
-"""Figures and tables of chapter 7b: each is given what the experiment returned."""
+"""Figures and tables of chapter 11: each is given what the experiment returned."""
 
 from kvbook.figures.ch11 import tables
 from kvbook.figures.ch11.plots import (
+    best_schemes,
+    boxes,
     bridge,
-    fat_tails,
     readings_of_c08,
     readings_of_c14,
     readings_of_c15,
@@ -11,8 +12,9 @@ from kvbook.figures.ch11.plots import (
 )
 
 __all__ = [
+    "best_schemes",
+    "boxes",
     "bridge",
-    "fat_tails",
     "readings_of_c08",
     "readings_of_c14",
     "readings_of_c15",

@@ -1,4 +1,4 @@
-"""Figures of chapter 7b."""
+"""Figures of chapter 11."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from kvbook import plotting
+from kvbook.experiments.ch07.regimes import REGIMES
 from kvbook.experiments.ch11 import (
-    BITS,
+    BOXES,
     BUDGETS,
+    PANELS,
+    BestSchemes,
+    Boxes,
     Bridge,
-    FatTails,
     Planes,
+    Ranking,
     ReadingC08,
     ReadingC14,
     ReadingC15,
@@ -28,12 +34,116 @@ from kvbook.experiments.ch11 import (
     kv_alone,
     lloyd_max_line,
 )
+from kvbook.experiments.ch11.c13 import LEFT_PANEL, LINKS, QUANTITIES
+from kvbook.experiments.ch11.c18 import MEASURES, SKETCHES, THREE
 from kvbook.experiments.ch11.errors import ANGLE, SQUARED
 from kvbook.experiments.ch11.planes import FAT, RANK_32
 from kvlib.measure import metrics
 
 GREY = "#B5B5B5"
 DASHES = (0, (5, 2))
+
+BOX_COLORS = dict(
+    zip(
+        BOXES,
+        (plotting.SCHEME_COLORS["KQV"], plotting.SCHEME_COLORS["QKQV"], "#B9A0DA"),
+        strict=True,
+    )
+)
+
+
+def boxes(measured: Boxes) -> Figure:
+    """The paper's boxplots: four bits against three and a sketch, a panel a dimension."""
+    fig, axes = plt.subplots(2, 2, figsize=(7.6, 6.2), sharey=True)
+    for ax, dim in zip(axes.flat, measured.kl, strict=True):
+        sns.boxplot(
+            _box_frame(measured, dim),
+            x="keys",
+            y="KL",
+            hue="bits",
+            palette=BOX_COLORS,
+            saturation=1,
+            gap=0.15,
+            legend=ax is axes[0, 0],
+            boxprops={"alpha": 0.85},
+            linewidth=1,
+            linecolor="black",
+            flierprops={"marker": ".", "markersize": 4},
+            ax=ax,
+        )
+        low = PANELS[dim][-1].split()[1]
+        ax.set_xticks(range(3), ["Gaussian", "heavy tail", f"low rank ({low})"])
+        ax.set(title=f"d={dim}", xlabel=None, ylabel=None)
+    # Only now: on a logarithmic axis seaborn would take whiskers and fliers of the logs.
+    axes[0, 0].set_yscale("log")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("mean KL of a head, nats")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes[0, 0].get_legend().remove()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    return fig
+
+
+def _box_frame(measured: Boxes, dim: int) -> pd.DataFrame:
+    """KL of a head: a row a box, law of keys and draw."""
+    found = {
+        bits: pd.DataFrame(measured.kl[dim][:, i], columns=PANELS[dim])
+        for i, bits in enumerate(BOXES)
+    }
+    long = pd.concat(found, names=["bits", "draw"])
+    return long.melt(var_name="keys", value_name="KL", ignore_index=False).reset_index()
+
+
+OUTCOME_COLORS = {
+    **{name: plotting.SCHEME_COLORS[name] for name in THREE},
+    "tie": "#D9D9D9",
+    "open": "#FFFFFF",
+}
+OUTCOME_NAMES = {"tie": "tied within 5%", "open": "open"}
+
+
+def best_schemes(best: BestSchemes) -> Figure:
+    """Best of the paper's three by regime and budget: colour who, number by what factor."""
+    fig, axes = plt.subplots(2, 2, figsize=(7.6, 8), sharex=True, sharey=True)
+    for ax, (measure, sketch) in zip(axes.flat, product(MEASURES, SKETCHES), strict=True):
+        _winners(ax, best.ranking(measure, sketch))
+        ax.set_title(f"{measure}, {sketch} sketch", fontsize=12)
+    for ax in axes[1]:
+        ax.set_xlabel("budget n")
+    handles = [
+        Patch(facecolor=color, edgecolor=GREY, label=OUTCOME_NAMES.get(name, name))
+        for name, color in OUTCOME_COLORS.items()
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+    return fig
+
+
+def _winners(ax: Any, ranking: Ranking) -> None:
+    """One heat map: regimes down, budgets across."""
+    kinds = list(OUTCOME_COLORS)
+    places = ranking.places()
+    shape = max(b for b, _ in places) + 1, max(f for _, f in places) + 1
+    codes, labels = np.zeros(shape), np.empty(shape, dtype=object)
+    for at in places:
+        codes[at] = kinds.index(ranking.outcome(at))
+        margin = ranking.margin(at)
+        digits = 1 if margin < 10 else 0
+        labels[at] = f"{margin:.{digits}f}" if np.isfinite(margin) else ""
+    sns.heatmap(
+        pd.DataFrame(codes.T, index=list(REGIMES), columns=list(BUDGETS)),
+        annot=labels.T,
+        fmt="",
+        annot_kws={"size": 9.5},
+        cmap=ListedColormap(list(OUTCOME_COLORS.values())),
+        vmin=-0.5,
+        vmax=len(kinds) - 0.5,
+        linewidths=0.8,
+        linecolor="#E8E8E8",
+        cbar=False,
+        ax=ax,
+    )
+    ax.tick_params(left=False, bottom=False, rotation=0, labelsize=10)
+
 
 SKETCH_LOOKS = {
     "hadamard": (plotting.SCHEME_COLORS["WHT"], "s"),
@@ -43,7 +153,7 @@ SKETCH_LOOKS = {
 
 
 def readings_of_c08(search: Search[ReadingC08]) -> Figure:
-    """KL ratio against r of every reading, intact codebooks left, damaged ones right."""
+    """KL ratio against r: readings faint, a large mark at the medians of each sketch and scale."""
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 5), sharey=True)
     for ax, book in zip(axes, ("Lloyd-Max", "dead levels"), strict=True):
         for (sketch, (color, marker)), (scale, fill) in product(
@@ -52,9 +162,11 @@ def readings_of_c08(search: Search[ReadingC08]) -> Figure:
             wanted = (book, sketch, scale)
             at = [i for i, x in enumerate(search.labels) if (x.book, x.sketch, x.scale) == wanted]
             style: dict[str, Any] = {"color": color, "marker": marker, "fillstyle": fill}
-            style |= {"linestyle": "none", "markersize": 4, "alpha": 0.6, "markeredgewidth": 0.8}
+            style |= {"linestyle": "none", "markeredgewidth": 0.8}
             label = f"{sketch}, {'least squares' if scale == 'mmse' else scale}"
-            ax.plot(*search.values[at].T, label=label, **style)
+            ax.plot(*search.values[at].T, **style, markersize=3, alpha=0.15)
+            middle = np.median(search.values[at], axis=0)
+            ax.plot(*middle, **style | {"markeredgewidth": 2}, markersize=9, label=label, zorder=4)
         _published_star(ax, *search.published)
         ax.set(xscale="log", xlim=(0.8, 14), ylim=(-1.06, 0.25), title=f"{book} codebook")
         ax.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])
@@ -82,30 +194,33 @@ def _published_star(ax: Any, x: float, y: float) -> None:
     )
 
 
-def bridge(measured: Bridge) -> Figure:
-    """Three clouds at n = 4: direction error to KL with T11's curve, and KL to output error."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
-    angles, kls, outputs = measured.at_four_bits()
-    columns = {"angle": angles, "kl": kls, "output": outputs}
-    frame = pd.DataFrame({name: x.ravel() for name, x in columns.items()})
-    frame["scheme"] = np.repeat(measured.clouds, angles.shape[-1])
+def bridge(measured: Bridge, *, count: int = 72) -> Figure:
+    """Three clouds at n = 4: direction error to KL with T11's curve, and the two links from KL.
+
+    The first ``count`` draws are shown.
+    """
+    fig, axes = plt.subplots(1, 3, figsize=(9, 3.7))
+    frame = pd.DataFrame({name: measured.of(name)[:, :count].ravel() for name in QUANTITIES})
+    frame["scheme"] = np.repeat(measured.clouds, count)
     style: dict[str, Any] = {"data": frame, "hue": "scheme", "style": "scheme", "s": 18}
     style |= {"palette": plotting.SCHEME_COLORS, "markers": plotting.SCHEME_MARKERS}
     style |= {"alpha": 0.7, "linewidth": 0}
-    sns.scatterplot(x="angle", y="kl", ax=left, **style)
-    sns.scatterplot(x="kl", y="output", ax=right, legend=False, **style)
+    for ax, (x, y) in zip(axes, (LEFT_PANEL, *LINKS.values()), strict=True):
+        sns.scatterplot(x=x, y=y, ax=ax, legend=ax is axes[0], **style)
+        ax.set(xscale="log", yscale="log", xlabel="KL (nats)")
+    left, centre, right = axes
     angle = np.linspace(0.025, 0.095, 40)
     law = bridge_kl_law(angle, measured.unconcentrated.mean())
     plotting.theory_line(left, angle, law, label="T11")
-    left.set(xscale="log", yscale="log", ylabel="KL (nats)")
-    left.set_xlabel("direction error of K (angle / $\\pi$)")
+    left.set(xlabel="direction error of K (angle / $\\pi$)", ylabel="KL (nats)")
     left.set_xticks([0.03, 0.05, 0.08], ["0.03", "0.05", "0.08"])
-    left.minorticks_off()
-    left.legend(loc="upper left", fontsize=11, handletextpad=0.2)
-    right.set(xscale="log", yscale="log", xlabel="KL (nats)")
-    right.set_ylabel("relative squared error of the output")
-    right.set_yticks([0.03, 0.1, 0.3], ["0.03", "0.1", "0.3"])
-    right.minorticks_off()
+    left.legend(loc="upper left", fontsize=10, handletextpad=0.2)
+    centre.set_ylabel("misrouted weight")
+    centre.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
+    right.set_ylabel("output error (relative)")
+    right.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
+    for ax in axes:
+        ax.minorticks_off()
     return fig
 
 
@@ -218,47 +333,4 @@ def readings_of_c14(
     ax.set_xticks(bits)
     ax.set_yticks([-1, -0.5, 0, 0.5, 1])
     ax.legend(loc="upper right", fontsize=10.5, ncols=2)
-    return fig
-
-
-FAT_LOOKS = {
-    "t ν=1.05": ("#A01F1A", "o"),
-    "t ν=1.05, spikiest tenth": ("#D98880", "v"),
-    "spike 90%": ("#D8B13A", "D"),
-    "spike 99%": ("#AE8700", "s"),
-}
-
-
-def fat_tails(tails: FatTails) -> Figure:
-    """Errors over D(n) by bits: one Hadamard round with intervals, two rounds dotted."""
-    fig, ax = plt.subplots(figsize=(7.2, 3.9))
-    frame = pd.DataFrame(
-        [
-            {"bits": bits, "keys": name, "rotation": rotation, "over D(n)": over}
-            for name, rotation in product(FAT_LOOKS, ("one round", "two rounds"))
-            for bits, of_draws in zip(BITS, tails.of(name, rotation).T, strict=True)
-            for over in of_draws
-        ]
-    )
-    same: dict[str, Any] = {"x": "bits", "y": "over D(n)", "hue": "keys", "ax": ax}
-    same |= {"palette": {name: color for name, (color, _) in FAT_LOOKS.items()}}
-    one, two = (frame[frame.rotation == name] for name in ("one round", "two rounds"))
-    sns.pointplot(
-        one,
-        **same,
-        markers=[marker for _, marker in FAT_LOOKS.values()],
-        errorbar=plotting.mean_ends,
-        linewidth=1.3,
-        markersize=6.5,
-        markeredgecolor="white",
-        markeredgewidth=0.7,
-        err_kws={"linewidth": 1.2},
-        capsize=0.06,
-        native_scale=True,
-    )
-    dotted: dict[str, Any] = {"linestyle": (0, (1, 1.5)), "linewidth": 1.3, "errorbar": None}
-    sns.lineplot(two, **same, **dotted, legend=False)
-    ax.axhline(1, color=plotting.INK, linewidth=1.4, linestyle=DASHES)
-    ax.set(xlabel="bits of the key n", ylabel="relative squared error over D(n)", ylim=(0, 2.3))
-    ax.legend(loc="upper right", fontsize=11)
     return fig
