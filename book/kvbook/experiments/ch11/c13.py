@@ -290,6 +290,6 @@ def judge_c13(predictions: ledger.Predictions, bridge: Bridge, worst: Floats) ->
         what_is_true="With Student-t keys (ν=3, n=4, d=128, orthogonal sketch) the clouds of KQV, "
         "QKQV and KV lie apart; from KL to misrouted weight and to output error they follow nearly "
         f"one curve (KV at equal KL {routing:.2f} and {output:.2f} times KQV's, where KQV has that "
-        f"KL with two bits or more), from direction error to KL they do not (KV {above:.1f} times).",
+        f"KL with two bits or more), from direction error to KL not (KV {above:.1f} times).",
         note="The collapse is claimed for the centre and right panels; the left one is ours.",
     )
