@@ -227,3 +227,33 @@ def measure_examples(
         g = rng.standard_normal((draws, p.size))
         found[name] = [stats.mean_interval(plain_kl(p, s, g)) for s in variances]
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyRow:
+    """A row, and what noise makes of it.
+
+    Attributes
+    ----------
+    before, after : ndarray, shape (tokens,)
+        The row, and the draw of the noisy row whose S2 is nearest to the mean.
+    S2_before, S2_after : float
+        Sums of squares: of the row, and the mean over draws.
+    """
+
+    before: FloatArray
+    after: FloatArray
+    S2_before: float
+    S2_after: float
+
+
+def shake_row(
+    p: FloatArray, variance: float, seed: np.random.SeedSequence, *, draws: int = 20_000
+) -> NoisyRow:
+    """Shake the logits of a row by independent errors, many times."""
+    g = np.random.default_rng(seed).standard_normal((draws, p.size))
+    noisy = p * np.exp(np.sqrt(variance) * g)
+    noisy /= noisy.sum(axis=1, keepdims=True)
+    S2 = (noisy**2).sum(axis=1)
+    typical = noisy[np.argmin(np.abs(S2 - S2.mean()))]
+    return NoisyRow(p, typical, float((p**2).sum()), float(S2.mean()))
