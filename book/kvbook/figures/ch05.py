@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from kvbook import plotting
 from kvbook.experiments import ch05
@@ -199,7 +200,8 @@ def _mark_top_weights(ax: Any, of_map: ch05.PhaseMap) -> None:
     for threshold, name in ((ch05.NEVER, "1/3"), (ch05.ALWAYS, "0.79")):
         at = of_map.entropy[of_map.top > threshold].max()
         ax.plot([at] * 2, [0.86, 1], color=plotting.INK, transform=ax.get_xaxis_transform())
-        ax.text(at * 0.9, 0.93, name, transform=ax.get_xaxis_transform(), ha="right", fontsize=11)
+        text = ax.text(at * 0.9, 0.93, name, transform=ax.get_xaxis_transform(), ha="right")
+        text.set(fontsize=11, path_effects=[withStroke(linewidth=3, foreground="white")])
 
 
 def _draw_phase(ax: Any, of_map: ch05.PhaseMap, norm: TwoSlopeNorm) -> Any:
@@ -378,14 +380,14 @@ def context(
     fig, left, right = two_panels(4.2, width_ratios=(1.25, 1))
     for j, (spread, color) in enumerate(zip(growth.spreads, LIGHT_TO_DARK, strict=True)):
         intervals = [stats.mean_interval(x) for x in growth.kl[:, :, j].T]
-        label = f"β = {spread}"
+        label = f"spread β = {spread}"
         plotting.measured_points(left, growth.lengths, intervals, color=color, label=label)
         plotting.theory_line(left, growth.lengths, law[:, j], label=None)
     left.set(xscale="log", yscale="log", xlabel="context length N")
     left.set(ylabel="mean KL at n = 4 (nats)")
     left.set_xticks([8, 64, 512, 4096], ["8", "64", "512", "4096"])
     left.minorticks_off()
-    left.legend(loc="lower right", fontsize=10.5, title="logit spread")
+    left.legend(loc="lower right", fontsize=10.5)
     left.set(title="Synthetic", ylim=(9e-4, 0.12))
     _draw_positions(right, positions, edges)
     return fig

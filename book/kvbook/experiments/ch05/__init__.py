@@ -122,6 +122,7 @@ from kvbook.experiments.ch05.theory import (
     superlinear_law,
 )
 from kvbook.experiments.ch05.verdicts import (
+    LANGUAGE_MODEL,
     SMALL_NOISE,
     UNBIASED,
     Classification,
@@ -163,6 +164,7 @@ __all__ = [
     "ARMS",
     "ENDS",
     "FAMILIES",
+    "LANGUAGE_MODEL",
     "LINKS",
     "NEVER",
     "SCALES",

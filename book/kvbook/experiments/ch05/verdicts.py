@@ -63,6 +63,8 @@ from kvlib.data import synthetic
 from kvlib.stats import Interval
 
 UNBIASED = "KQV, unbiased"
+LANGUAGE_MODEL = "rope-lm"
+"""Whose heads are quoted beside a number that pools all captured heads."""
 SMALL_NOISE = 0.1
 """Mean variance of a logit's error up to which a cell or a head is counted in T14."""
 
@@ -320,6 +322,7 @@ def judge_c07(
     """Non-linear, amplified with the condition and without it, and in real heads."""
     up, decided, superlinear = excess.estimate > 0, excess.decided, superlinear_law(panel)
     exponent = head_exponent(heads)
+    of_lm = head_exponents(heads)[heads.model == LANGUAGE_MODEL]
     damped = share(~up, decided & ~superlinear)
     return predictions.verdict(
         {
@@ -332,7 +335,8 @@ def judge_c07(
         what_is_true="Softmax is non-linear and amplifies superlinearly where one key leads (T12 "
         f"has the condition); where it does not hold softmax damps ({damped.estimate:.0%} of the "
         f"random rows decided), and the KL of {exponent.n} captured heads of three small models "
-        f"grows in proportion: like D to the power {exponent.estimate:.2f} from n = 4 to 2.",
+        f"grows in proportion: like D to the power {exponent.estimate:.2f} from n = 4 to 2 "
+        f"({of_lm.mean():.2f} on the {of_lm.size} of the language model).",
     )
 
 
@@ -490,6 +494,8 @@ def judge_t14(
         for family in FAMILIES
     }
     tails = pooled_family_ratio(*families, synthetic.student_t(3).label)
+    others = [x for name, x in of_families.items() if FAMILY_NAMES["student_t"] not in name]
+    of_lm = head_ratio(*heads, "KQV", 4, "full", LANGUAGE_MODEL)
     return predictions.verdict(
         {
             "pure shrinkage by 1 − D, n = 4: KL over D²/2 Var(logit)": farthest(at_four),
@@ -510,10 +516,12 @@ def judge_t14(
             ),
         },
         what_is_true="An error common to all keys cancels, shrinkage is a temperature 1 − D, and "
-        "with the variance of the radial gain KL follows from D, norms and attention rows: "
-        f"measured over predicted is {closed.estimate:.2f} on the {closed.n} captured heads with "
-        f"σ² of at most {SMALL_NOISE:g} at n = 4, but {tails.estimate:.2f} for Student t keys "
-        "under a single Hadamard round.",
+        "with the variance of the radial gain KL follows from D, norms and attention rows. At n = "
+        f"4 and small noise it is {farthest(others).estimate:.2f} times that or nearer to it on "
+        "Gaussian, low-rank and common-mean keys (d = 64 and 128), "
+        f"{tails.estimate:.2f} times on Student t keys under one Hadamard round, and "
+        f"{closed.estimate:.2f} times on {closed.n} captured heads of three small models "
+        f"({of_lm.estimate:.2f} on the {of_lm.n} of the language model).",
         note="The cancellation is exact by construction and decides nothing; its control shows "
         "that softmax does not ignore an error of that size as such.",
     )
