@@ -56,7 +56,7 @@ def predict_c07() -> ledger.Predictions:
                 scope="ours",
             ),
         ],
-        missing="The paper's own sufficient condition; ours is T12.",
+        missing="The paper's own sufficient condition; ours is T12",
     )
 
 
@@ -150,7 +150,7 @@ def predict_t12(example: FloatArray) -> ledger.Predictions:
             ),
         ],
         pilots="Which rows count as away from the boundary: a first version counted all of them, "
-        "and its verdict depended on the seed. The cut is computed from the expansion.",
+        "and its verdict depended on the seed. The cut is computed from the expansion",
     )
 
 
@@ -314,5 +314,5 @@ def predict_c12() -> ledger.Predictions:
             ),
         ],
         pilots="That the order is asked for within a budget, in three pairs of four: a first "
-        "version asked for a rank correlation of 0.9 over all budgets together.",
+        "version asked for a rank correlation of 0.9 over all budgets together",
     )

@@ -517,10 +517,10 @@ def judge_t14(
         },
         what_is_true="An error common to all keys cancels, shrinkage is a temperature 1 − D, and "
         "with the variance of the radial gain KL follows from D, norms and attention rows. At n = "
-        f"4 and small noise it is {farthest(others).estimate:.2f} times that or nearer to it on "
+        f"4 and small noise measured over predicted is {farthest(others).estimate:.2f} at worst on "
         "Gaussian, low-rank and common-mean keys (d = 64 and 128), "
-        f"{tails.estimate:.2f} times on Student t keys under one Hadamard round, and "
-        f"{closed.estimate:.2f} times on {closed.n} captured heads of three small models "
+        f"{tails.estimate:.2f} on Student t keys under one Hadamard round, and "
+        f"{closed.estimate:.2f} on {closed.n} captured heads of three small models "
         f"({of_lm.estimate:.2f} on the {of_lm.n} of the language model).",
         note="The cancellation is exact by construction and decides nothing; its control shows "
         "that softmax does not ignore an error of that size as such.",
