@@ -193,11 +193,6 @@ def across_budgets(bridge: Bridge, scale: int = 1) -> tuple[Interval, Interval]:
     return _spearman(x, y), _spearman(bits.astype(float), y)
 
 
-def pooled_correlation(bridge: Bridge) -> float:
-    """Spearman's coefficient of direction error and KL, all scales pooled, mean over draws."""
-    return _spearman(bridge.of("direction"), bridge.of("kl")).estimate
-
-
 def scale_ratio(bridge: Bridge) -> Interval:
     """KL at the largest logit scale over that at the smallest, geometric mean of the cases."""
     kl = bridge.of("kl")

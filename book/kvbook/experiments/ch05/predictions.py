@@ -56,7 +56,6 @@ def predict_c07() -> ledger.Predictions:
                 scope="ours",
             ),
         ],
-        missing="The paper's own sufficient condition; ours is T12",
     )
 
 

@@ -58,18 +58,6 @@ def margin_law(panel: Panel) -> FloatArray:
     return np.asarray(coefficient_law(panel) / ((1 - panel.S2) / 2))
 
 
-def bound_slack(panel: Panel, variances: Sequence[float]) -> FloatArray:
-    """The bound of T13 over the exact E KL, shape (rows, variances)."""
-    bound = laws.kl_bound(np.array(variances), 1 - panel.top[:, None])
-    return np.asarray(bound / np.array([laws.gaussian_noise_kl(p, variances) for p in panel.rows]))
-
-
-def exponent_law(p: FloatArray, variance: float, step: float = 1.1) -> float:
-    """Local exponent d log KL / d log variance of a row, by quadrature."""
-    high, low = laws.gaussian_noise_kl(p, [step * variance, variance / step])
-    return float(np.log(high / low) / (2 * np.log(step)))
-
-
 @dataclass(frozen=True)
 class ThresholdSearch:
     """Rows tried against the two thresholds on the top weight.

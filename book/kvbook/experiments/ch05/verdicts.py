@@ -427,15 +427,8 @@ def log_ratios(
     return np.asarray(of_arm[:, small if scales is None else scales].mean(axis=-1))
 
 
-def family_ratio(
-    kl: ByFamily, law: ByFamily, key: tuple[str, int], arm: str, scales: Sequence[int] | None = None
-) -> Interval:
-    """KL over prediction of one family (label, d) and arm: geometric mean over draws."""
-    return stats.geometric_mean_interval(np.exp(log_ratios(kl, law, key, arm, scales)))
-
-
 def pooled_family_ratio(kl: ByFamily, law: ByFamily, label: str) -> Interval:
-    """The same over all arms and dimensions."""
+    """KL over prediction of one family, all arms and dimensions: geometric mean over draws."""
     keys = [key for key in kl if key[0] == label]
     means = [np.mean([log_ratios(kl, law, key, arm) for arm in ARMS], axis=0) for key in keys]
     return stats.geometric_mean_interval(np.exp(np.concatenate(means)))
