@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from kvbook import plotting
 from kvbook.experiments import ch05
@@ -29,6 +30,22 @@ def two_panels(height: float, **options: Any) -> tuple[Figure, Any, Any]:
     """A figure of full width and its two axes."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, height), **options)
     return fig, left, right
+
+
+def shaken(rows: Mapping[str, ch05.NoisyRow]) -> Figure:
+    """Two rows before and after noise, a bar a key, with the sum of squares of each."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True)
+    for ax, (name, row), color in zip(axes, rows.items(), (ABOVE, BELOW), strict=True):
+        keys = np.arange(1, row.before.size + 1)
+        ax.bar(keys - 0.2, row.before, 0.38, color="#C9CDD3", label="exact")
+        ax.bar(keys + 0.2, row.after, 0.38, color=color, label="noisy, one draw")
+        change = f"$1-S_2$: {1 - row.S2_before:.2f} → {1 - row.S2_after:.2f} on average"
+        ax.text(0.97, 0.62, change, transform=ax.transAxes, ha="right", color=color)
+        ax.set(title=name, xlabel="key", ylim=(0, 1))
+        ax.set_xticks(keys)
+        ax.legend(loc="upper right", borderpad=0)
+    axes[0].set_ylabel("attention weight")
+    return fig
 
 
 def condition(panel: ch05.Panel, excess: ch05.Excess) -> Figure:
@@ -158,6 +175,7 @@ def phases(needles: ch05.PhaseMap, gaussians: ch05.PhaseMap, spreads: FloatArray
     titles = ("one key above an even crowd", "Gaussian logits")
     for ax, of_map, title in zip(axes, (needles, gaussians), titles, strict=True):
         mesh = _draw_phase(ax, of_map, norm)
+        _mark_top_weights(ax, of_map)
         ax.set_title(title)
     rest = 1 - needles.top
     small = rest < 0.2
@@ -177,6 +195,15 @@ def phases(needles: ch05.PhaseMap, gaussians: ch05.PhaseMap, spreads: FloatArray
     return fig
 
 
+def _mark_top_weights(ax: Any, of_map: ch05.PhaseMap) -> None:
+    """Ticks on the upper edge where the top weight passes the two thresholds of T12."""
+    for threshold, name in ((ch05.NEVER, "1/3"), (ch05.ALWAYS, "0.79")):
+        at = of_map.entropy[of_map.top > threshold].max()
+        ax.plot([at] * 2, [0.86, 1], color=plotting.INK, transform=ax.get_xaxis_transform())
+        text = ax.text(at * 0.9, 0.93, name, transform=ax.get_xaxis_transform(), ha="right")
+        text.set(fontsize=11, path_effects=[withStroke(linewidth=3, foreground="white")])
+
+
 def _draw_phase(ax: Any, of_map: ch05.PhaseMap, norm: TwoSlopeNorm) -> Any:
     order = np.argsort(of_map.entropy)
     h, s, z = of_map.entropy[order], of_map.variances, of_map.exponent[order].T
@@ -194,7 +221,7 @@ def predicted_kl(
     families: tuple[ch05.ByFamily, ch05.ByFamily],
     heads: tuple[ch05.HeadKL, Mapping[ch05.Cell, ch05.PredictedKL]],
 ) -> Figure:
-    """KL measured over predicted: synthetic keys by logit scale, real heads by scheme.
+    """KL measured over predicted: synthetic keys by logit scale, captured heads by scheme.
 
     Both arguments are pairs: what was measured, and what was foretold.
     """
@@ -248,13 +275,7 @@ def _draw_families(ax: Any, kl: ch05.ByFamily, law: ch05.ByFamily) -> None:
     ax.legend(handles, names, loc="upper left", fontsize=10.5, borderpad=0)
 
 
-CASES = {
-    ("KQV", 2): "KQV\nn=2",
-    ("KQV", 4): "KQV\nn=4",
-    ("KQV", 6): "KQV\nn=6",
-    ("QKQV, orthogonal", 4): "QKQV\northog.",
-    ("QKQV, Gaussian", 4): "QKQV\nGauss.",
-}
+CASES = {("KQV", 4): "KQV, n = 4", ("QKQV, Gaussian", 4): "QKQV, n = 4"}
 # Where the marks of a stage lie about the middle of their case.
 OFFSETS = {"shrunk": -0.2, "full": 0.2}
 
@@ -278,7 +299,7 @@ def _draw_heads(ax: Any, heads: ch05.HeadKL, law: Mapping[ch05.Cell, ch05.Predic
     looks: dict[str, Any] = {
         "palette": {model.label: model.color for model in MODELS.values()},
         "markers": {model.label: model.marker for model in MODELS.values()},
-        "s": 20,
+        "s": 26,
     }
     for stage in OFFSETS:
         sns.scatterplot(
@@ -299,12 +320,11 @@ def _draw_heads(ax: Any, heads: ch05.HeadKL, law: Mapping[ch05.Cell, ch05.Predic
         for stage, offset in OFFSETS.items():
             mean = ch05.head_ratio(heads, law, *cell, stage).estimate
             ax.plot(column + offset + np.array([-0.15, 0.15]), [mean] * 2, color=plotting.INK)
-    ax.set(yscale="log", ylim=(0.4, 4.6), title="Real heads", xlim=(-0.6, len(CASES) - 0.4))
+    ax.set(yscale="log", ylim=(0.4, 4.6), title="Captured heads", xlim=(-0.6, len(CASES) - 0.4))
     ax.set(xlabel=None, ylabel=None)
     ax.set_yticks([0.5, 0.7, 1, 1.4, 2, 2.8], ["0.5", "0.7", "1", "1.4", "2", "2.8"])
     ax.minorticks_off()
     ax.set_xticks(range(len(CASES)), CASES.values())
-    ax.tick_params(axis="x", labelsize=10)
     ax.legend(loc="upper right", fontsize=10.5, handletextpad=0.1, borderpad=0)
 
 
@@ -360,7 +380,7 @@ def context(
     fig, left, right = two_panels(4.2, width_ratios=(1.25, 1))
     for j, (spread, color) in enumerate(zip(growth.spreads, LIGHT_TO_DARK, strict=True)):
         intervals = [stats.mean_interval(x) for x in growth.kl[:, :, j].T]
-        label = f"std of logits {spread}"
+        label = f"spread β = {spread}"
         plotting.measured_points(left, growth.lengths, intervals, color=color, label=label)
         plotting.theory_line(left, growth.lengths, law[:, j], label=None)
     left.set(xscale="log", yscale="log", xlabel="context length N")
@@ -377,17 +397,17 @@ def _draw_positions(ax: Any, positions: Mapping[str, FloatArray], edges: Sequenc
     centres = np.array([np.sqrt(a * (b - 1)) for a, b in pairwise(edges)])[:-1]
     for (name, of_heads), shift in zip(positions.items(), (1.05, 0.95), strict=True):
         model = MODELS[name]
-        intervals = [stats.geometric_mean_interval(x) for x in of_heads[:, :-1].T]
+        spreads = [ch05.geometric_spread(x) for x in of_heads[:, :-1].T]
         plotting.measured_points(
             ax,
             centres * shift,
-            intervals,
+            spreads,
             color=model.color,
             marker=model.marker,
             label=model.label,
         )
     ax.axhline(1, color=plotting.INK, linewidth=1.4, linestyle=DASHED)
-    ax.set(xscale="log", xlabel="position of the query", title="Real heads")
+    ax.set(xscale="log", xlabel="position of the query", title="Captured heads")
     ax.set(yscale="log", ylim=(0.13, 3), ylabel="KL over that at positions ≥ 128")
     ax.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     ax.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])

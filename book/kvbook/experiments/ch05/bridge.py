@@ -18,11 +18,14 @@ from kvlib.quantize import RotatedQuantizer, Scheme
 from kvlib.stats import Interval
 
 SEEN = ("direction", "kl", "routing", "output")
-PAIRS = {
+LINKS = {
     "direction error and KL": ("direction", "kl"),
     "KL and misrouted weight": ("kl", "routing"),
     "KL and output error": ("kl", "output"),
 }
+"""What C12 says KL connects, link by link."""
+ENDS = ("direction", "output")
+"""Both ends of the bridge, without KL between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,24 +135,62 @@ def measure_bridge(
     return Bridge(cells, np.array(seen))
 
 
-def rank_correlations(bridge: Bridge) -> dict[str, list[Interval]]:
-    """Spearman's coefficient over the cases, an interval over draws for each logit scale."""
+def in_order(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Share of pairs of cases of which one has the larger x and the larger y; axis 1 has the cases.
+
+    One half for numbers that have nothing to do with each other, one for the same order.
+    """
+    first, second = np.triu_indices(x.shape[1], 1)
+    of_x, of_y = (np.sign(z[:, first] - z[:, second]) for z in (x, y))
+    return np.asarray(np.mean(of_x * of_y > 0, axis=1))
+
+
+def concordance(bridge: Bridge, pair: tuple[str, str]) -> dict[int, list[Interval]]:
+    """Pairs in order among the cases of one budget, by bits; an interval over draws a scale."""
+    x, y = (bridge.of(name) for name in pair)
     found = {}
-    for name, pair in PAIRS.items():
-        a, b = (bridge.of(one) for one in pair)
-        found[name] = [
-            stats.mean_interval(
-                [spearmanr(x[:, s], y[:, s]).statistic for x, y in zip(a, b, strict=True)]
-            )
-            for s in range(len(SCALES))
-        ]
+    for bits in sorted({cell[2] for cell in bridge.cells}):
+        of_budget = [cell[2] == bits for cell in bridge.cells]
+        shares = in_order(x[:, of_budget], y[:, of_budget])
+        found[bits] = [stats.mean_interval(shares[:, s]) for s in range(len(SCALES))]
     return found
 
 
-def pooled_correlation(bridge: Bridge) -> float:
-    """Spearman's coefficient of direction error and KL, all scales pooled, mean over draws."""
-    pairs = zip(bridge.of("direction"), bridge.of("kl"), strict=True)
-    return float(np.mean([spearmanr(x.ravel(), y.ravel()).statistic for x, y in pairs]))
+def across_families(bridge: Bridge) -> Interval:
+    """Pairs in order of direction error and KL where only the family differs.
+
+    Scheme, budget and logit scale are fixed; the mean over all of them, an interval over draws.
+    """
+    x, y = (bridge.of(name) for name in LINKS["direction error and KL"])
+    alike = sorted({(arm, bits) for _, arm, bits in bridge.cells})
+    shares = []
+    for one in alike:
+        of_scheme = [(arm, bits) == one for _, arm, bits in bridge.cells]
+        shares.append(in_order(x[:, of_scheme], y[:, of_scheme]))
+    return stats.mean_interval(np.mean(shares, axis=(0, 2)))
+
+
+def _spearman(x: FloatArray, y: FloatArray) -> Interval:
+    """Rank correlation, an interval over draws: the leading axis."""
+    found = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(x, y, strict=True)]
+    return stats.mean_interval(found)
+
+
+def lowest_within_budget(bridge: Bridge) -> Interval:
+    """The lowest rank correlation of direction error and KL, of all budgets and logit scales."""
+    x, y = (bridge.of(name) for name in LINKS["direction error and KL"])
+    found = []
+    for bits in sorted({cell[2] for cell in bridge.cells}):
+        of_budget = [cell[2] == bits for cell in bridge.cells]
+        found += [_spearman(x[:, of_budget, s], y[:, of_budget, s]) for s in range(len(SCALES))]
+    return min(found, key=lambda i: i.estimate)
+
+
+def across_budgets(bridge: Bridge, scale: int = 1) -> tuple[Interval, Interval]:
+    """Rank correlation with KL over all cases of a logit scale: direction error, bits alone."""
+    x, y = (bridge.of(name)[..., scale] for name in LINKS["direction error and KL"])
+    bits = np.broadcast_to([-cell[2] for cell in bridge.cells], y.shape)
+    return _spearman(x, y), _spearman(bits.astype(float), y)
 
 
 def scale_ratio(bridge: Bridge) -> Interval:

@@ -32,26 +32,39 @@ class HeadKL:
     dim : ndarray of int, shape (heads,)
     kl : ndarray, shape (heads, cells)
         Mean over rows and rotations.
+    error : ndarray, shape (heads, cells)
+        Its relative standard error: what varies is the rotation, and the window with it.
     """
 
     cells: tuple[Cell, ...]
     model: np.ndarray[tuple[int, ...], np.dtype[np.str_]]
     dim: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     kl: FloatArray
+    error: FloatArray
 
     def of(self, arm: str, bits: int) -> FloatArray:
         """Mean KL of every head, one cell."""
         return np.asarray(self.kl[:, self.cells.index((arm, bits))])
 
+    def error_of(self, arm: str, bits: int) -> FloatArray:
+        """Relative standard error of every head's mean KL, one cell."""
+        return np.asarray(self.error[:, self.cells.index((arm, bits))])
 
-def kl_of_head(head: Head, quantizer: RotatedQuantizer, seeds: Sequence[int]) -> float:
-    """Mean KL of a head over one rotation a seed; rotations take turns on the windows."""
+
+def kl_of_head(
+    head: Head, quantizer: RotatedQuantizer, seeds: Sequence[int]
+) -> tuple[float, float]:
+    """Mean KL of a head and its relative standard error, over one rotation a seed.
+
+    Rotations take turns on the windows.
+    """
     kl = []
     for i, seed in enumerate(seeds):
         q, k = head.q[i % len(head.k)], head.k[i % len(head.k)]
         k_hat = quantizer.encode(k, seed=int(seed)).decode()
         kl.append(attention_kl(q, k, k_hat, causal=head.causal).mean())
-    return float(np.mean(kl))
+    mean = float(np.mean(kl))
+    return mean, float(np.std(kl, ddof=1)) / np.sqrt(len(kl)) / mean
 
 
 def measure_heads(
@@ -72,7 +85,8 @@ def measure_heads(
             kl.append([kl_of_head(head, quantizer, seeds) for quantizer in quantizers])
             model.append(name)
             dim.append(head.dim)
-    return HeadKL(tuple(cells), np.array(model), np.array(dim), np.array(kl))
+    means, errors = np.moveaxis(np.array(kl), -1, 0)
+    return HeadKL(tuple(cells), np.array(model), np.array(dim), means, errors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ def gain_law(arm: str, bits: int, dim: int) -> Gain:
     residual = distortion(dim, bits - 1)
     orthogonal = arm.endswith("orthogonal")
     law = laws.orthogonal_sketch_variance if orthogonal else laws.sign_sketch_variance
-    # The residual of a Lloyd-Max key has cosine -sqrt(D) with the key.
+    # The residual of a Lloyd-Max key has cosine sqrt(D) with the key.
     variance = residual * float(law(np.sqrt(residual), dim))
     return Gain(1.0, variance, total - variance)
 

@@ -21,6 +21,7 @@ def streams(seed: int) -> dict[str, np.random.SeedSequence]:
         "noise": (1,),
         "excess": (2,),
         "examples": (2, 0),
+        "shaken": (2, 1),
         "peaked": (3,),
         "logits": (4,),
         "cancellation": (4, 48),

@@ -26,6 +26,22 @@ def coefficient_law(panel: Panel) -> FloatArray:
     return laws.second_order_coefficient(panel.S2, panel.S3)
 
 
+def sixth_order_law(panel: Panel) -> FloatArray:
+    """The coefficient of sigma^6 of each row: what T12 leaves out, from the same expansion."""
+    S2, S3, S4 = panel.S2, panel.S3, np.array([(p**4).sum() for p in panel.rows])
+    third = -S2 / 2 + 8 * S3 - 4.5 * S2**2 - 24 * S4 + 36 * S2 * S3 - 15 * S2**3
+    return np.asarray(third / 6)
+
+
+def clear_law(panel: Panel, variance: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Rows whose sigma^4 term is more than twice the sigma^6 term, so that it has the say.
+
+    And which have more than 1e-9 off the top key: on others 1 - S2 and quadrature lose all digits.
+    """
+    fourth, sixth = coefficient_law(panel), variance * sixth_order_law(panel)
+    return np.asarray((np.abs(fourth) > 2 * np.abs(sixth)) & (1 - panel.S2 > 1e-9))
+
+
 def superlinear_law(panel: Panel) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Whether the condition for superlinear amplification holds, of each row (T12)."""
     return laws.is_superlinear(panel.S2, panel.S3)
@@ -40,18 +56,6 @@ def excess_law(panel: Panel, variance: float) -> FloatArray:
 def margin_law(panel: Panel) -> FloatArray:
     """Relative size of the next order: the fourth over the second at variance one, of each row."""
     return np.asarray(coefficient_law(panel) / ((1 - panel.S2) / 2))
-
-
-def bound_slack(panel: Panel, variances: Sequence[float]) -> FloatArray:
-    """The bound of T13 over the exact E KL, shape (rows, variances)."""
-    bound = laws.kl_bound(np.array(variances), 1 - panel.top[:, None])
-    return np.asarray(bound / np.array([laws.gaussian_noise_kl(p, variances) for p in panel.rows]))
-
-
-def exponent_law(p: FloatArray, variance: float, step: float = 1.1) -> float:
-    """Local exponent d log KL / d log variance of a row, by quadrature."""
-    high, low = laws.gaussian_noise_kl(p, [step * variance, variance / step])
-    return float(np.log(high / low) / (2 * np.log(step)))
 
 
 @dataclass(frozen=True)
@@ -98,36 +102,11 @@ def search_thresholds(
     return ThresholdSearch(found, total, sublinear, superlinear)
 
 
-@dataclass(frozen=True)
-class Reach:
-    """Variances up to which the peaked law holds within a tenth, for one weight of the rest.
-
-    ``spread`` and ``on_one``: how the rest lies; each by the exact KL, and ``proven`` by the lower
-    bound, beside the threshold derived.
-    """
-
-    rest: float
-    threshold_spread: float
-    spread: float
-    proven_spread: float
-    threshold_on_one: float
-    on_one: float
-    proven_on_one: float
-
-
-def reach_of_peaked_law(rest: float, *, others: int = 1024, level: float = 0.9) -> Reach:
-    """How far the peaked law reaches, the rest spread over other keys or all on one."""
+def reach_of_peaked_law(rest: float, *, others: int = 1024, level: float = 0.9) -> float:
+    """The variance up to which the peaked law is right within a tenth, by the exact KL."""
     s = np.linspace(0.05, 12, 120)
-    law = laws.peaked_kl(s, rest)
-
-    def reach(keys: int) -> tuple[float, float]:
-        exact = laws.gaussian_noise_kl(needle(rest, keys + 1), s)
-        proven = laws.peaked_kl_lower_bound(s, rest, rest**2 / keys)
-        fallen = [float(s[np.argmax(x / law <= level)]) for x in (exact, proven)]
-        return fallen[0], fallen[1]
-
-    log = float(np.log(1 / rest))
-    return Reach(rest, 2 / 3 * log, *reach(others), 1 / 2 * log, *reach(1))
+    exact = laws.gaussian_noise_kl(needle(rest, others + 1), s)
+    return float(s[np.argmax(exact / laws.peaked_kl(s, rest) <= level)])
 
 
 @dataclass(frozen=True, eq=False)
