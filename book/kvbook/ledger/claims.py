@@ -315,7 +315,8 @@ _RESULTS = [
     Claim(
         "T13",
         "5",
-        "Peaked attention amplifies exponentially; diffuse attention freezes.",
+        "Peaked attention amplifies exponentially while eps exp(sigma^2) is small; diffuse "
+        "attention freezes.",
         "",
         "",
         "E KL <= min(sigma^2/2, log(1 + eps (exp(sigma^2) - 1))).",

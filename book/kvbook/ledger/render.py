@@ -79,9 +79,9 @@ def remarks(record: Mapping[str, Any]) -> Iterator[str]:
             found = f"it holds by {', '.join(holding)}" if holding else "it holds by none"
             yield f"{whose}{len(tried)} readings tried ({', '.join(tried)}); {found}."
     if record["missing"]:
-        yield f"Not testable here without {record['missing']}."
+        yield f"Not testable here without {record['missing'].rstrip('.')}."
     if record["pilots"]:
-        yield f"† {record['pilots']}."
+        yield f"† {record['pilots'].rstrip('.')}."
 
 
 def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -95,7 +95,6 @@ def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if len(present) > 1:
             yield f'<tr class="kv-group"><th colspan="4">{title}</th></tr>'
         for check in found:
-            label = f"{check['reading']}: " if check["reading"] else ""
             measured = interval(check["measured"], check["low"], check["high"])
             cells = (label + check["label"], check["prediction"], measured, check["verdict"])
             yield _row(
@@ -104,6 +103,12 @@ def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                     f'<span class="kv-check {check["verdict"]}">{check["verdict"]}</span>',
                 ]
             )
+
+
+def labelled(check: Mapping[str, Any]) -> str:
+    """A check's label, after its reading unless that is named in it."""
+    reading, label = str(check["reading"]), str(check["label"])
+    return label if not reading or reading in label else f"{reading}: {label}"
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -88,9 +88,8 @@ def _checks(count: int) -> str:
 def example(check: Row) -> str:
     """One check in words: what was measured, with its interval, and what was predicted."""
     of = " (ours)" if check["scope"] != CLAIM else ""
-    reading = f"{check['reading']}: " if check["reading"] else ""
     value = render.interval(check["measured"], check["low"], check["high"])
-    return escape(f"{reading}{check['label']}{of}: {value}, predicted {check['prediction']}")
+    return escape(f"{render.labelled(check)}{of}: {value}, predicted {check['prediction']}")
 
 
 def evidence(row: Row) -> str:
