@@ -96,13 +96,9 @@ def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f'<tr class="kv-group"><th colspan="4">{title}</th></tr>'
         for check in found:
             measured = interval(check["measured"], check["low"], check["high"])
-            cells = (label + check["label"], check["prediction"], measured, check["verdict"])
-            yield _row(
-                [
-                    *map(html.escape, cells[:3]),
-                    f'<span class="kv-check {check["verdict"]}">{check["verdict"]}</span>',
-                ]
-            )
+            cells = (labelled(check), check["prediction"], measured)
+            outcome = f'<span class="kv-check {check["verdict"]}">{check["verdict"]}</span>'
+            yield _row([*map(html.escape, cells), outcome])
 
 
 def labelled(check: Mapping[str, Any]) -> str:
