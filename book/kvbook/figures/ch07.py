@@ -215,36 +215,6 @@ def _finish_win_map(ax: Any, title: str) -> None:
     ax.set_title(title, pad=24)
 
 
-def boxes(factorial: ch07.Factorial) -> Figure:
-    """The paper's boxplots: four bits against three and a sketch, a panel a dimension."""
-    fig, axes = plt.subplots(2, 2, figsize=(7.6, 6.4), sharey=True)
-    for ax, (dim, low) in zip(axes.flat, ch07.LOW_RANK.items(), strict=True):
-        sns.boxplot(
-            _head_kl(factorial, dim),
-            x="keys",
-            y="KL",
-            hue="bits",
-            palette=BOX_COLORS,
-            saturation=1,
-            gap=0.15,
-            legend=dim == 2,
-            boxprops={"alpha": 0.85},
-            linewidth=1,
-            linecolor="black",
-            flierprops={"marker": ".", "markersize": 4},
-            ax=ax,
-        )
-        ax.set_xticks(range(3), ["Gaussian", "heavy tail", f"low rank ({low.split()[1]})"])
-        ax.set(title=f"d={dim}", xlabel=None, ylabel=None)
-    # Only now: on a logarithmic axis seaborn would take whiskers and fliers of the logs.
-    axes[0, 0].set_yscale("log")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("mean KL of a head, nats")
-    handles, labels = _take_legend(axes[0, 0])
-    fig.legend(handles, labels, loc="outside lower center", ncols=3)
-    return fig
-
-
 def _head_kl(factorial: ch07.Factorial, dim: int) -> pd.DataFrame:
     """KL of a head at four bits in all, moderate spread: a row a cell, regime and repetition."""
     cells = dict(zip(BOX_COLORS, (ch07.WHT, *ch07.SKETCHED.values()), strict=True))

@@ -64,36 +64,6 @@ def tallies(family: ch07.Family) -> Any:
     )
 
 
-def lengths(measured: ch07.Lengths) -> Any:
-    """KL with lengths as drawn, for both laws of queries."""
-    rows = []
-    for keys in ch07.LENGTHS:
-        row = [keys]
-        for law in range(len(ch07.QUERY_LAWS)):
-            mean = measured.mean(keys, law)
-            row.append(f"{mean.estimate:.2g} [{mean.low:.2g}, {mean.high:.2g}]")
-            row += [shown(measured.sketch_ratio(keys, sketch, law)) for sketch in SKETCH_NAMES]
-        rows.append(row)
-    columns = [(f"{law}: KL, 4 bits", "3+G over 4", "3+H over 4") for law in ch07.QUERY_LAWS]
-    return table(
-        ["keys, as drawn", *(column for part in columns for column in part)],
-        rows,
-        "d=1024, 32 keys, scale 1/√d: KL in nats, mean over repetitions",
-    )
-
-
-def best(ranking: ch07.Ranking, caption: str) -> Any:
-    """The best by regime and budget, its ties, its margin over the first rival that is none."""
-    return table(
-        ["keys", *(f"n={n}" for n in FEW_BITS)],
-        [
-            [name, *(_winner(ranking, (b, f)) for b in range(len(FEW_BITS)))]
-            for f, name in enumerate(ch07.REGIMES)
-        ],
-        caption,
-    )
-
-
 def _winner(ranking: ch07.Ranking, at: tuple[int, int]) -> str:
     rivals, tied = ranking.rivals[at], ranking.tied[at]
     names = [ranking.best[at], *(name for name in rivals if name in tied)]

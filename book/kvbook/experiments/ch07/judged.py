@@ -22,13 +22,9 @@ from kvbook.experiments.ch07.cells import (
 )
 from kvbook.experiments.ch07.factorial import OUTPUT_DIM, Factorial
 from kvbook.experiments.ch07.inference import penalty, ratio_interval
-from kvbook.experiments.ch07.lengths import AS_LONG, PRODUCT, WIDE, Lengths
-from kvbook.experiments.ch07.predictions import LOW_RANK, PAPER_BUDGETS, PAPER_LAWS, TIE, trio
+from kvbook.experiments.ch07.predictions import PAPER_BUDGETS, PAPER_LAWS, TIE, trio
 from kvbook.experiments.ch07.ranking import (
     Ranking,
-    is_kqv,
-    is_pair_without_sketch,
-    rotates_without_sketch,
     rotation_margins,
     share_within,
 )
@@ -210,69 +206,7 @@ def trio_ratio(factorial: Factorial, dim: int, sketch: str) -> Interval:
     return ratio_interval(penalty(factorial, dim, sketch)[:, 3][:, places, MODERATE].mean(axis=1))
 
 
-def judge_c03(predictions: ledger.Predictions, factorial: Factorial) -> ledger.Verdict:
-    """KL of three bits and a sketch over that of four bits in the paper's panels."""
-    dims = (2, 8, 128)
-    measured = [
-        sketch_ratio(factorial, dim, "gaussian", 4, regime) for dim in dims for regime in trio(dim)
-    ]
-    measured += [trio_ratio(factorial, dim, "hadamard") for dim in dims]
-    note = (
-        "True with a Gaussian sketch in all nine cases; with a Hadamard sketch false at d=2, "
-        "true at d=8 and 128."
-    )
-    return _verdict(predictions, measured, note)
-
-
 # C04 -------------------------------------------------------------------------------------------
 
 
-def length_ratios(factorial: Factorial, lengths: Lengths) -> dict[str, Interval]:
-    """What C04 hangs on, by name; queries are of the keys' family where lengths are as drawn."""
-    low_rank, heavy = (regime_index(WIDE, name) for name in (LOW_RANK[WIDE], HEAVY))
-    matched = factorial.log_kl(WIDE, WHT)[:, 3, :, MODERATE]
-    return {
-        "matched": ratio_interval(matched[:, low_rank] - matched[:, heavy]),
-        "nats": lengths.mean(PRODUCT, law=1),
-        "orders": lengths.keys_ratio(PRODUCT, HEAVY),
-        "full": lengths.keys_ratio(PRODUCT, AS_LONG),
-        "heavy3": lengths.sketch_ratio(HEAVY, "gaussian", law=1),
-        "heavy1": lengths.sketch_ratio(EXTREME, "gaussian", law=1),
-    }
-
-
-def judge_c04(
-    predictions: ledger.Predictions, factorial: Factorial, lengths: Lengths
-) -> ledger.Verdict:
-    """Low rank at d=1024 against heavy tails and against full rank of equal length."""
-    measured = list(length_ratios(factorial, lengths).values())
-    note = (
-        "The published size is reproduced by keys and queries whose lengths grow with the rank; "
-        "full rank of equal length does the same, and at equal logit spread the effect is gone. "
-        "Heavy tails do not favour QJL at n=4."
-    )
-    return _verdict(predictions, measured, note)
-
-
 # C18 -------------------------------------------------------------------------------------------
-
-
-def judge_c18(
-    predictions: ledger.Predictions,
-    paper_keys: Ranking,
-    keys: Ranking,
-    paper_pairs: Ranking,
-    pairs: Ranking,
-) -> ledger.Verdict:
-    """In how many regimes and budgets the winners are those that the claims imply."""
-    measured = [
-        _share(paper_keys.count(is_kqv), paper_keys),
-        _share(keys.count(rotates_without_sketch), keys),
-        _share(paper_pairs.count(is_kqv), paper_pairs),
-        _share(pairs.count(is_pair_without_sketch), pairs),
-    ]
-    note = (
-        "The published table is not available: the rows are what the claims around it imply. "
-        "KQV's keys are right; its QJL on values is not, for zero-mean values."
-    )
-    return _verdict(predictions, measured, note)

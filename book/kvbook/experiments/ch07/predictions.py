@@ -94,63 +94,6 @@ def _predict_beside() -> list[ledger.Prediction]:
     ]
 
 
-def predict_c03() -> ledger.Predictions:
-    """As claimed: four bits of MSE below three and a sketch."""
-    one_by_one = [
-        f"d={dim}, {name}: KL of 3+1 bits over 4 bits, Gaussian sketch"
-        for dim in (2, 8, 128)
-        for name in trio(dim)
-    ]
-    means = [
-        f"d={dim}, mean of the three: KL of 3+1 bits over 4 bits, Hadamard sketch"
-        for dim in (2, 8, 128)
-    ]
-    rule = ledger.Above(1)
-    return ledger.Predictions(
-        "C03",
-        [ledger.Prediction(label, rule, "MSE + QJL ahead") for label in one_by_one + means],
-    )
-
-
-def predict_c04() -> ledger.Predictions:
-    """As claimed: a catastrophe of low rank at d=1024, and heavy tails that favour the sketch."""
-    return ledger.Predictions(
-        "C04",
-        [
-            ledger.Prediction(
-                "d=1024, equal logit spread: KL of low rank over heavy tail",
-                ledger.Above(10),
-                "less than one order of magnitude",
-            ),
-            ledger.Prediction(
-                "d=1024, product of two rank-128 factors, as drawn: KL, nats",
-                ledger.Within(5.5, 4.5),
-                "outside 1 to 10 nats",
-            ),
-            ledger.Prediction(
-                "the same: KL over that of t ν=3, as drawn",
-                ledger.Above(10),
-                "less than one order of magnitude",
-            ),
-            ledger.Prediction(
-                "the same: KL over that of full-rank Gaussian keys of equal length",
-                ledger.Above(2),
-                "full rank does the same: length, not rank",
-            ),
-            ledger.Prediction(
-                "heavy tail ν=3: KL of 3+1 bits over 4 bits, Gaussian sketch",
-                ledger.Below(1.1),
-                "MSE ahead by more than 10%",
-            ),
-            ledger.Prediction(
-                "heavy tail ν=1.05: KL of 3+1 bits over 4 bits, Gaussian sketch",
-                ledger.Below(1.1),
-                "MSE ahead by more than 10%",
-            ),
-        ],
-    )
-
-
 def predict_c09() -> ledger.Predictions:
     """As claimed: QKQV above KQV everywhere."""
     families = {"Gaussian": "n=2..6", "t ν=3": "n=2..6", "low rank": "n=2..6"}
@@ -186,26 +129,3 @@ def predict_c09() -> ledger.Predictions:
     ]
     pilots = "that t ν=1.05 is asked budget by budget was settled after a first run"
     return ledger.Predictions("C09", [*of_claim, *ours], pilots=pilots)
-
-
-def predict_c18() -> ledger.Predictions:
-    """What the claims around the missing table imply: most cells each."""
-    best_of_three = "another of the three ahead in a quarter of the cells"
-    rows = {
-        "KL: KQV is the best of KV, KQV, QKQV, or tied: "
-        "share of regimes × budgets (n ≥ 2)": best_of_three,
-        "KL: a rotated key without QJL is the best of all cells, or tied: share": (
-            "QJL or no rotation ahead in a quarter of the cells"
-        ),
-        "output: KQV is the best of KV, KQV, QKQV, or tied: share": best_of_three,
-        "output: no QJL anywhere is best of all 25 pairs, or tied: share": (
-            "QJL somewhere ahead in a quarter of the cells"
-        ),
-    }
-    return ledger.Predictions(
-        "C18",
-        [
-            ledger.Prediction(label, ledger.Above(0.75), falsifier)
-            for label, falsifier in rows.items()
-        ],
-    )

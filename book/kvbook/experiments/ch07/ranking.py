@@ -44,19 +44,6 @@ RANKED_KEYS = {
     "QJL Hadamard*": replace(QJL_HADAMARD, scale="unbiased"),
 }
 """Key quantizers that compete in the factorial; ~ marks the matched and * the unbiased scale."""
-PAPER_KEYS = {
-    "KV": NONE,
-    "KQV": WHT,
-    "QKQV (G)": QJL_GAUSSIAN,
-    "QKQV (H)": QJL_HADAMARD,
-}
-PAPER_PAIRS = {
-    "KV": (NONE, NONE),
-    "KQV (G)": (WHT, QJL_GAUSSIAN),
-    "KQV (H)": (WHT, QJL_HADAMARD),
-    "QKQV (G)": (QJL_GAUSSIAN, QJL_GAUSSIAN),
-    "QKQV (H)": (QJL_HADAMARD, QJL_HADAMARD),
-}
 _SHORT = dict(zip(("none", "W", "U", "G", "H"), CORE, strict=True))
 ALL_PAIRS = {
     f"{key}/{value}": (_SHORT[key], _SHORT[value]) for key, value in product(_SHORT, _SHORT)
@@ -176,11 +163,6 @@ def rank_keys(factorial: Factorial, cells: Mapping[str, Cell]) -> Ranking:
             for name, cell in cells.items()
         }
     )
-
-
-def rank_pairs(factorial: Factorial, pairs: Mapping[str, tuple[Cell, Cell]]) -> Ranking:
-    """Rank pairs of key and value quantizers by the error of the output, n=2..6."""
-    return rank({name: factorial.log_output_error(*pair) for name, pair in pairs.items()})
 
 
 def rotates_without_sketch(label: str) -> bool:
