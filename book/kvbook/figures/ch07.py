@@ -107,13 +107,6 @@ def effects(found: Mapping[str, FloatArray]) -> Figure:
     return fig
 
 
-def _take_legend(ax: Any) -> tuple[list[Any], list[str]]:
-    """Handles and labels of the legend of an axis, which loses it."""
-    handles, labels = ax.get_legend_handles_labels()
-    ax.get_legend().remove()
-    return handles, labels
-
-
 def alignment(
     measured: ch07.Alignment, budgets: Sequence[int], heads: Sequence[ch07.HeadRatio]
 ) -> Figure:
@@ -213,19 +206,3 @@ def _finish_win_map(ax: Any, title: str) -> None:
         ax.text(width * (i + 0.5), -0.22, spread, ha="center", va="bottom", fontsize=11)
     ax.tick_params(left=False, bottom=False, rotation=0)
     ax.set_title(title, pad=24)
-
-
-def _head_kl(factorial: ch07.Factorial, dim: int) -> pd.DataFrame:
-    """KL of a head at four bits in all, moderate spread: a row a cell, regime and repetition."""
-    cells = dict(zip(BOX_COLORS, (ch07.WHT, *ch07.SKETCHED.values()), strict=True))
-    columns = [ch07.regime_index(dim, name) for name in ch07.trio(dim)]
-    found = {
-        bits: pd.DataFrame(
-            factorial.kl[dim, cell, 4][:, columns, ch07.MODERATE, 0], columns=ch07.trio(dim)
-        )
-        for bits, cell in cells.items()
-    }
-    long = pd.concat(found, names=["bits", "repetition"]).melt(
-        var_name="keys", value_name="KL", ignore_index=False
-    )
-    return long.reset_index()

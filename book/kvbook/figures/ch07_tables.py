@@ -64,14 +64,6 @@ def tallies(family: ch07.Family) -> Any:
     )
 
 
-def _winner(ranking: ch07.Ranking, at: tuple[int, int]) -> str:
-    rivals, tied = ranking.rivals[at], ranking.tied[at]
-    names = [ranking.best[at], *(name for name in rivals if name in tied)]
-    text = " ≈ ".join(names[:3])
-    clear = [logs for name, logs in rivals.items() if name not in tied]
-    return f"{text}<br>×{shown(ch07.ratio_interval(clear[0]))}" if clear else text
-
-
 def shipped(measures: ch07.Overview, bits: int, tokens: int) -> Any:
     """The cells that people run, against rotated codes with the norm on both."""
     who = {

@@ -73,7 +73,6 @@ from kvbook.experiments.ch07.inference import (
     ratio_interval,
 )
 from kvbook.experiments.ch07.judged import (
-    haar_ratio,
     judge_c09,
     judge_t16,
     largest_error,
@@ -81,7 +80,6 @@ from kvbook.experiments.ch07.judged import (
     overall_ratio,
     places_ahead,
     sketch_ratio,
-    trio_ratio,
 )
 from kvbook.experiments.ch07.measuring import (
     Agreement,
@@ -95,14 +93,10 @@ from kvbook.experiments.ch07.predictions import (
     TIE,
     predict_c09,
     predict_t16,
-    trio,
 )
 from kvbook.experiments.ch07.ranking import (
-    ALL_PAIRS,
     RANKED_KEYS,
     Ranking,
-    is_kqv,
-    is_pair_without_sketch,
     is_without_sketch,
     rank,
     rank_keys,
@@ -140,7 +134,6 @@ from kvbook.experiments.common import children
 
 __all__ = [
     "ALIGNED",
-    "ALL_PAIRS",
     "BITS",
     "BUDGETS",
     "CORE",
@@ -215,10 +208,7 @@ __all__ = [
     "first_order_law",
     "first_order_ratio_law",
     "gain_variance_law",
-    "haar_ratio",
     "head_kappa",
-    "is_kqv",
-    "is_pair_without_sketch",
     "is_without_sketch",
     "judge_c09",
     "judge_t16",
@@ -250,6 +240,4 @@ __all__ = [
     "shared_kappa",
     "sketch_constant",
     "sketch_ratio",
-    "trio",
-    "trio_ratio",
 ]

@@ -22,7 +22,7 @@ from kvbook.experiments.ch07.cells import (
 )
 from kvbook.experiments.ch07.factorial import OUTPUT_DIM, Factorial
 from kvbook.experiments.ch07.inference import penalty, ratio_interval
-from kvbook.experiments.ch07.predictions import PAPER_BUDGETS, PAPER_LAWS, TIE, trio
+from kvbook.experiments.ch07.predictions import PAPER_BUDGETS, PAPER_LAWS, TIE
 from kvbook.experiments.ch07.ranking import (
     Ranking,
     rotation_margins,
@@ -34,12 +34,10 @@ from kvbook.experiments.ch07.regimes import (
     GAUSSIAN,
     HEAVY,
     SPIKE,
-    regime_index,
     regimes_at,
 )
 from kvbook.experiments.ch07.rows import DIFFUSE, MODERATE, SPREADS
 from kvbook.experiments.ch07.theory import first_order_ratio_law, shared_kappa
-from kvlib import stats
 from kvlib.stats import Interval
 
 
@@ -53,10 +51,6 @@ def _verdict(
     labels = [prediction.label for prediction in predictions.predictions]
     found = dict(zip(labels, measured, strict=True))
     return predictions.verdict(found, what_is_true=what_is_true, note=note)
-
-
-def _share(hits: int, ranking: Ranking) -> Interval:
-    return stats.proportion_interval(hits, ranking.total)
 
 
 # T16 -------------------------------------------------------------------------------------------
@@ -143,12 +137,6 @@ def sketch_ratio(
     return ratio_interval(factorial.log_ratio(dim, SKETCHED[sketch], WHT, bits, regime, spread))
 
 
-def haar_ratio(factorial: Factorial, dim: int, sketch: str, bits: int, regime: str) -> Interval:
-    """The same under a Haar rotation, moderate spread."""
-    cell = Cell(rotation="haar", sketch=sketch)
-    return ratio_interval(factorial.log_ratio(dim, cell, HAAR, bits, regime, MODERATE))
-
-
 def lowest_ratio(
     factorial: Factorial,
     sketch: str,
@@ -198,12 +186,6 @@ def judge_c09(predictions: ledger.Predictions, factorial: Factorial) -> ledger.V
 
 
 # C03 -------------------------------------------------------------------------------------------
-
-
-def trio_ratio(factorial: Factorial, dim: int, sketch: str) -> Interval:
-    """KL of 3+1 over four bits, mean of the regimes of the paper's panel, moderate spread."""
-    places = [regime_index(dim, regime) for regime in trio(dim)]
-    return ratio_interval(penalty(factorial, dim, sketch)[:, 3][:, places, MODERATE].mean(axis=1))
 
 
 # C04 -------------------------------------------------------------------------------------------

@@ -14,11 +14,6 @@ LOW_RANK = {2: "rank 1", 8: "rank 1", 128: "rank 4", 1024: "rank 32"}
 """The low-rank regime of the paper's panels, by dimension."""
 
 
-def trio(dim: int) -> tuple[str, str, str]:
-    """Regimes of the paper's panel at ``dim``: Gaussian, heavy tail, low rank."""
-    return GAUSSIAN, HEAVY, LOW_RANK[dim]
-
-
 TIE = 0.05
 """Ratios of the KL up to one and this count as a tie."""
 PAPER_LAWS = (GAUSSIAN, HEAVY, EXTREME, "rank 1", "rank 4", "rank 32")

@@ -9,7 +9,6 @@ from itertools import product
 import numpy as np
 
 from kvbook.experiments.ch07.cells import (
-    CORE,
     EDEN,
     HAAR,
     MATCHED,
@@ -44,10 +43,6 @@ RANKED_KEYS = {
     "QJL Hadamard*": replace(QJL_HADAMARD, scale="unbiased"),
 }
 """Key quantizers that compete in the factorial; ~ marks the matched and * the unbiased scale."""
-_SHORT = dict(zip(("none", "W", "U", "G", "H"), CORE, strict=True))
-ALL_PAIRS = {
-    f"{key}/{value}": (_SHORT[key], _SHORT[value]) for key, value in product(_SHORT, _SHORT)
-}
 """Pairs key/value; W: WHT, U: WHT with the unbiased scale, G, H: QJL with that sketch."""
 
 Place = tuple[int, int]
@@ -173,13 +168,3 @@ def rotates_without_sketch(label: str) -> bool:
 def is_without_sketch(label: str) -> bool:
     """Whether a competitor of ``RANKED_KEYS`` has no QJL."""
     return not label.startswith("QJL")
-
-
-def is_kqv(label: str) -> bool:
-    """Whether a competitor of the paper's schemes is KQV."""
-    return label.startswith("KQV")
-
-
-def is_pair_without_sketch(label: str) -> bool:
-    """Whether a competitor of ``ALL_PAIRS`` has no QJL on either side."""
-    return not set(label) & set("GH")
