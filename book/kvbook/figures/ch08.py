@@ -267,7 +267,7 @@ def context_length(
 
     Bars: over draws on the left, from the 16th to the 84th percentile of heads on the right.
     """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2), sharey=True)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
     for share, found in synthetic.items():
         _draw_context_length(left, found, share, bits)
     left.set(xscale="log", yscale="log", xlabel="context length N", ylabel="relative output error")
@@ -283,7 +283,8 @@ def context_length(
             marker=MODELS[name].marker,
             label=MODELS[name].label,
         )
-    right.set(xscale="log", xlabel="position of the query", title="Captured")
+    right.set(xscale="log", yscale="log", xlabel="position of the query", title="Captured")
+    right.set(ylim=(0.003, 0.1))
     plotting.plain_ticks(right.set_xticks, (10, 20, 50, 100, 200))
     for ax in (left, right):
         ax.minorticks_off()
