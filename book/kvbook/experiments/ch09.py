@@ -280,7 +280,7 @@ def foretell_cases(cases: Cases, keys: Sequence[RotatedQuantizer]) -> FloatArray
 
 
 def foretell_heads(heads: RealHeads, keys: Sequence[RotatedQuantizer]) -> FloatArray:
-    """KL that quantized keys will cause on real heads: (quantizer, head)."""
+    """KL that quantized keys will cause on captured heads: (quantizer, head)."""
     return np.array(
         [[kl_law(key, h.q, h.k, causal=h.causal).mean() for h in heads.heads] for key in keys]
     )

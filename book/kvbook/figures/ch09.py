@@ -33,7 +33,6 @@ STEPS = {
     "mix": "the same for keys; values with their mean",
     "mix, matched keys": "advised: matched for keys; values with their mean",
     "C-grid": "C-EDEN on a uniform grid",
-    "C-EDEN, 2 rounds": "C-EDEN, two rounds",
 }
 """What each scheme of the ablation has."""
 QKQV = "QKQV, orthogonal"
@@ -131,7 +130,7 @@ def foretold_table(
         cells = [f"{families[name, n]:.3f}" for name in names] + [f"{mean:.2f}" for mean in means]
         rows.append([str(n), *cells, f"{quiet[n].sum()} of {gains.size}"])
     return table(
-        ["n", *names, "real heads", "of small noise", "number of these"],
+        ["n", *names, "captured heads", "of small noise", "number of these"],
         rows,
         "Predicted KL of KQV over KL of C-EDEN (synthetic: d = 128, logits of unit spread)",
     )
@@ -147,7 +146,7 @@ def gain(
     head_measured: FloatArray,
     quiet: NDArray[np.bool_],
 ) -> Any:
-    """Gain over KQV against the spread of the logits, and on real heads against its prediction.
+    """Gain over KQV against the spread of the logits, and on captured heads against its prediction.
 
     ``foretold``: KL foretold of KQV and of C-EDEN by budget, shape (2, draws, scales).
     """
@@ -163,7 +162,7 @@ def gain(
     ends = np.array([0.9, 3.6])
     plotting.theory_line(right, ends, ends, label="as predicted")
     right.axhline(1, color=plotting.MUTED, linewidth=1)
-    right.set(xscale="log", yscale="log", xlabel="predicted", title="Real heads, n = 4")
+    right.set(xscale="log", yscale="log", xlabel="predicted", title="Captured heads, n = 4")
     plotting.plain_ticks(right.set_xticks, (1, 1.5, 2, 3))
     plotting.plain_ticks(right.set_yticks, (1, 1.5, 2, 3, 5, 8))
     right.minorticks_off()
