@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +35,6 @@ from kvlib.quantize import (
     Scheme,
     bits_per_coordinate,
     codebooks,
-    named,
 )
 from kvlib.stats import Interval, geometric_mean_interval, mean_interval
 
@@ -462,14 +461,16 @@ def damage_of_rows(
     """KL of each row and squared error of each output: axes (2, scheme, row)."""
     exact, found = attention.attention_output(q, k, v, causal=causal), []
     keys: dict[Quantizer, tuple[FloatArray, FloatArray]] = {}
+    values: dict[Quantizer, Vectors] = {}
     for scheme in schemes:
-        if scheme.key not in keys:  # schemes with equal keys share them
+        if scheme.key not in keys:  # schemes with equal keys, or values, share them
             k_hat = scheme.key.encode(k, seed=2 * seed).decode()
             p_hat = attention.attention_weights(q, k_hat, causal=causal)
             keys[scheme.key] = p_hat, attention.attention_kl(q, k, k_hat, causal=causal)
+        if scheme.value not in values:
+            values[scheme.value] = scheme.value.encode(v, seed=2 * seed + 1).decode()
         p_hat, kl = keys[scheme.key]
-        v_hat = scheme.value.encode(v, seed=2 * seed + 1).decode()
-        found.append([kl, ((p_hat @ v_hat - exact) ** 2).sum(axis=-1)])
+        found.append([kl, ((p_hat @ values[scheme.value] - exact) ** 2).sum(axis=-1)])
     return np.array(found).swapaxes(0, 1)
 
 
@@ -550,15 +551,16 @@ def _damage_by_rotation(head: Head, schemes: Sequence[Scheme], seeds: Iterable[i
     return np.moveaxis(np.mean(each, axis=-1), 0, -1)
 
 
-def measure_kl(heads: RealHeads, key: Quantizer, seeds: Seeds) -> FloatArray:
-    """KL that one key quantizer causes: shape (heads, rotations)."""
-    found = np.zeros(seeds.shape)
-    for i, (head, of_head) in enumerate(zip(heads.heads, seeds, strict=True)):
-        for j, (w, seed) in enumerate(_turns(head, of_head)):
-            k_hat = key.encode(head.k[w], seed=seed).decode()
-            kl = attention.attention_kl(head.q[w], head.k[w], k_hat, causal=head.causal)
-            found[i, j] = kl.mean()
-    return found
+def repeated(heads: HeadDamage, count: int) -> HeadDamage:
+    """Errors that no rotation changes, measured once a window, as if under so many rotations."""
+    times = count // heads.values.shape[-1]
+    return replace(heads, values=np.tile(heads.values, times))
+
+
+def joined(first: HeadDamage, second: HeadDamage) -> HeadDamage:
+    """Schemes of both, measured on the same heads and rotations."""
+    values = np.concatenate([first.values, second.values], axis=3)
+    return replace(first, values=values, schemes=first.schemes + second.schemes)
 
 
 def smallest_gain(damage: HeadDamage, schemes: Iterable[str], what: What) -> Interval:

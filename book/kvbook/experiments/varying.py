@@ -27,14 +27,11 @@ def over_rotations(top: FloatArray, bottom: FloatArray) -> Interval:
     Delete-one jackknife over rotations of the mean logarithm, with Student's t. The interval is
     for these heads, whatever others may do.
     """
-
-    def mean_log(chosen: NDArray[np.bool_]) -> float:
-        over, under = (np.asarray(x)[:, chosen].mean(axis=-1) for x in (top, bottom))
-        return float(np.log(over / under).mean())
-
-    count = np.shape(top)[-1]
-    whole = mean_log(np.ones(count, dtype=bool))
-    without = np.array([mean_log(np.arange(count) != left) for left in range(count)])
+    over, under = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
+    count = over.shape[-1]
+    whole = float(np.log(over.mean(axis=-1) / under.mean(axis=-1)).mean())
+    rest = [x.sum(axis=-1, keepdims=True) - x for x in (over, under)]
+    without = np.log(rest[0] / rest[1]).mean(axis=0)
     half = mean_interval(count * whole - (count - 1) * without).half_width
     low, estimate, high = np.exp([whole - half, whole, whole + half]).tolist()
     return Interval(estimate, low, high, count)

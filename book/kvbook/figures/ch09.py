@@ -354,8 +354,9 @@ def growing_table(heads: HeadDamage, prefixes: Mapping[int, FloatArray]) -> Any:
             over_rotations(heads.each(KQV, 3, what), error)
             for what, error in zip(whats, errors, strict=True)
         ]
-        models = by_model(heads.of(KQV, 3) / errors[0].mean(axis=-1), heads.models).values()
-        return [label, shown(found[0]), " / ".join(f"{x:.2f}" for x in models), shown(found[1])]
+        gains = heads.of(KQV, 3) / errors[0].mean(axis=-1)
+        models = by_model(gains, heads.models).values()
+        return [label, shown(found[0]), _slashed(models), shown(found[1])]
 
     full = [heads.each("C-EDEN", 3, what) for what in whats]
     rows = [row("all tokens (finished window)", full)]

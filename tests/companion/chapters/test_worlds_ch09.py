@@ -76,7 +76,7 @@ def improved_scheme(holds):
         for name, scales in SCALES.items()
         for n in BUDGETS
     }
-    top = scattered(rng, (24, 3 * SIZES["rotations"]), 0.25) * (1.0 if holds else 2.0)
+    top = scattered(rng, (24, SIZES["rotations"]), 0.3) * (1.0 if holds else 2.0)
     values = scattered(rng, (32, SIZES["rotations"]), 0.02) * (1.03 if holds else 0.95)
     return ch09.judge_t19(
         ch09.predict_t19(GUESSES, 128),
