@@ -266,11 +266,6 @@ def seeds_by_head(heads: RealHeads, rotations: int, seed: SeedSequence) -> Seeds
     return states.reshape(len(heads), rotations).astype(np.uint32)
 
 
-def _turns(head: Head, seeds: Iterable[int]) -> list[tuple[int, int]]:
-    """(Window, seed) of every rotation: rotations take turns on the windows."""
-    return [(w % len(head.k), int(seed)) for w, seed in enumerate(seeds)]
-
-
 def foretell_cases(cases: Cases, keys: Sequence[RotatedQuantizer]) -> FloatArray:
     """KL that quantized keys will cause on synthetic draws: (quantizer, draw, scale)."""
     return np.array(
@@ -458,7 +453,7 @@ def damage_of_rows(
     *,
     causal: bool = False,
 ) -> FloatArray:
-    """KL of each row and squared error of each output: axes (2, scheme, row)."""
+    """KL of each row and squared error of each output: axes (2, scheme, ..., row)."""
     exact, found = attention.attention_output(q, k, v, causal=causal), []
     keys: dict[Quantizer, tuple[FloatArray, FloatArray]] = {}
     values: dict[Quantizer, Vectors] = {}
@@ -543,18 +538,17 @@ def measure_heads(
 
 
 def _damage_by_rotation(head: Head, schemes: Sequence[Scheme], seeds: Iterable[int]) -> FloatArray:
-    """Errors of a head, means over rows: (2, scheme, rotation)."""
+    """Errors of a head, means over windows and rows: (2, scheme, rotation)."""
     each = [
-        damage_of_rows(head.q[w], head.k[w], head.v[w], schemes, seed, causal=head.causal)
-        for w, seed in _turns(head, seeds)
+        damage_of_rows(head.q, head.k, head.v, schemes, int(seed), causal=head.causal)
+        for seed in seeds
     ]
-    return np.moveaxis(np.mean(each, axis=-1), 0, -1)
+    return np.moveaxis(np.mean(each, axis=(-2, -1)), 0, -1)
 
 
 def repeated(heads: HeadDamage, count: int) -> HeadDamage:
-    """Errors that no rotation changes, measured once a window, as if under so many rotations."""
-    times = count // heads.values.shape[-1]
-    return replace(heads, values=np.tile(heads.values, times))
+    """Errors that no rotation changes, measured once, as if under so many rotations."""
+    return replace(heads, values=np.repeat(heads.values[..., :1], count, axis=-1))
 
 
 def joined(first: HeadDamage, second: HeadDamage) -> HeadDamage:
@@ -729,10 +723,10 @@ def measure_value_errors(
     found = {(way, n): np.zeros(seeds.shape) for way in ways for n in bits}
     for i, (head, of_head) in enumerate(zip(heads.heads, seeds, strict=True)):
         p = attention.attention_weights(head.q, head.k, causal=head.causal)
-        for j, (w, seed) in enumerate(_turns(head, of_head)):
+        for j, seed in enumerate(of_head.tolist()):
             for (way, n), errors in found.items():
-                v_hat = ways[way](n).encode(head.v[w], seed=seed).decode()
-                errors[i, j] = ((p[w] @ (v_hat - head.v[w])) ** 2).sum()
+                v_hat = ways[way](n).encode(head.v, seed=seed).decode()
+                errors[i, j] = ((p @ (v_hat - head.v)) ** 2).sum()
     return found
 
 
@@ -788,19 +782,19 @@ def measure_prefix_mean(heads: RealHeads, scheme: Scheme, prefix: int, seeds: Se
     """KL and output error with the mean of the first tokens removed: (2, heads, rotations)."""
     found = np.zeros((2, *seeds.shape))
     for i, (head, of_head) in enumerate(zip(heads.heads, seeds, strict=True)):
-        for j, (w, seed) in enumerate(_turns(head, of_head)):
-            k_hat = _around_prefix_mean(head.k[w], scheme.key, prefix, 2 * seed)
-            v_hat = _around_prefix_mean(head.v[w], scheme.value, prefix, 2 * seed + 1)
-            kl = attention.attention_kl(head.q[w], head.k[w], k_hat, causal=head.causal)
-            out = attention.attention_output(head.q[w], k_hat, v_hat, causal=head.causal)
-            out -= attention.attention_output(head.q[w], head.k[w], head.v[w], causal=head.causal)
+        exact = attention.attention_output(head.q, head.k, head.v, causal=head.causal)
+        for j, seed in enumerate(of_head.tolist()):
+            k_hat = _around_prefix_mean(head.k, scheme.key, prefix, 2 * seed)
+            v_hat = _around_prefix_mean(head.v, scheme.value, prefix, 2 * seed + 1)
+            kl = attention.attention_kl(head.q, head.k, k_hat, causal=head.causal)
+            out = attention.attention_output(head.q, k_hat, v_hat, causal=head.causal) - exact
             found[:, i, j] = kl.mean(), (out**2).sum(axis=-1).mean()
     return found
 
 
 def _around_prefix_mean(x: Vectors, quantizer: Quantizer, prefix: int, seed: int) -> Vectors:
     """Vectors stored as deviations from the mean of the first ones, kept in half precision."""
-    mean = x[:prefix].mean(axis=0).astype(np.float16).astype(np.float32)
+    mean = x[..., :prefix, :].mean(axis=-2, keepdims=True).astype(np.float16).astype(np.float32)
     return np.asarray(quantizer.encode(x - mean, seed=seed).decode() + mean)
 
 
@@ -810,10 +804,9 @@ def measure_block_means(
     """KL with a mean key for each block of ``size`` tokens: shape (heads, rotations)."""
     found = np.zeros(seeds.shape)
     for i, (head, of_head) in enumerate(zip(heads.heads, seeds, strict=True)):
-        for j, (w, seed) in enumerate(_turns(head, of_head)):
-            k = head.k[w]
-            blocks = k.reshape(-1, size, k.shape[-1])  # the batch axis of the encoder
-            k_hat = key.encode(blocks, seed=2 * seed).decode().reshape(k.shape)
-            kl = attention.attention_kl(head.q[w], k, k_hat, causal=head.causal)
+        blocks = head.k.reshape(-1, size, head.dim)  # the batch axis of the encoder
+        for j, seed in enumerate(of_head.tolist()):
+            k_hat = key.encode(blocks, seed=2 * seed).decode().reshape(head.k.shape)
+            kl = attention.attention_kl(head.q, head.k, k_hat, causal=head.causal)
             found[i, j] = kl.mean()
     return found

@@ -121,9 +121,9 @@ def heads():
 
 def test_damage_is_that_of_the_stored_cache(heads):
     head, schemes = heads.heads[0], [named("KV", 3), named("KQV", 3)]
-    q, k, v = head.q[0], head.k[0], head.v[0]
+    q, k, v = head.q, head.k, head.v
     found = ch09.damage_of_rows(q, k, v, schemes, 5, causal=True)
-    assert found.shape == (2, 2, 8)
+    assert found.shape == (2, 2, 1, 8)
     for i, scheme in enumerate(schemes):
         k_hat, v_hat = scheme.encode(k, v, seed=5).decode()
         np.testing.assert_allclose(found[0, i], attention.attention_kl(q, k, k_hat, causal=True))
