@@ -77,7 +77,7 @@ def improved_scheme(holds):
         for n in BUDGETS
     }
     top = scattered(rng, (24, SIZES["rotations"]), 0.3) * (1.0 if holds else 2.0)
-    values = scattered(rng, (32, SIZES["rotations"]), 0.02) * (1.03 if holds else 0.95)
+    values = scattered(rng, (32, SIZES["rotations"]), 0.02) * (1.01 if holds else 1.2)
     return ch09.judge_t19(
         ch09.predict_t19(GUESSES, 128),
         heads=doctored_heads(holds),
