@@ -366,7 +366,7 @@ def _predict_extensions(dim: int) -> list[ledger.Prediction]:
     isotropic = isotropic_gain_law(2, dim, 1, over="matched", under="norm")
     rows: list[tuple[str, ledger.Rule, str]] = [
         (
-            "the same over three models (t interval, 2 degrees of freedom): KL of KQV, smallest",
+            "three models (t interval, 2 degrees of freedom): KL of KQV over C-EDEN, smallest",
             ledger.Above(1),
             "another model may have no gain",
         ),
@@ -623,11 +623,13 @@ def judge_t19(
     ]
     labels = [prediction.label for prediction in predictions.predictions]
     low, high = (heads.gain(KQV, n).estimate for n in (2, 4))
+    model = of_models[-1]
     loss = 1 / gaussian.gain(KQV, 2).estimate
     return predictions.verdict(
         dict(zip(labels, found, strict=True)),
         what_is_true="On the captured heads of three small models C-EDEN, with the mean of a "
-        f"finished window, has a KL {low:.2f} (n = 2) to {high:.2f} (n = 4) times below KQV's; in "
+        f"finished window, has a KL {low:.2f} (n = 2) to {high:.2f} (n = 4) times below KQV's "
+        f"({model.estimate:.2f} [{model.low:.2f}, {model.high:.2f}] over the models at n = 4); in "
         f"a cache that grows, EDEN without a mean is left, {growing.estimate:.2f} times at n = 3; "
         f"on isotropic keys at two bits C-EDEN has {loss:.2f} times KQV's KL.",
         note="The output error of isotropic data at two bits was foretold by adding the errors of "

@@ -69,21 +69,20 @@ def isotropic_gain_table(dim: int) -> Any:
         norm = ch09.key_error_law(n, dim, "norm")
         D = 1 - norm.gain
         over = [
-            f"{ch09.isotropic_gain_law(n, dim, beta, over=scale, under='norm'):.3f}"
+            f"{ch09.isotropic_gain_law(n, dim, 1, over=scale, under='norm'):.3f}"
             for scale in ("matched", "unbiased")
-            for beta in (1, 2)
         ]
         pairs = (("norm", "matched"), ("norm", "unbiased"), ("matched", "unbiased"))
         borders = [f"{ch09.scale_border_law(n, dim, *pair):.2f}" for pair in pairs]
         return [str(n), f"{D:.4f}", f"{norm.variance * dim / D:.2f}", *over, *borders]
 
-    heading = ["n", "D", "v d / D", "matched, β = 1", "β = 2", "unbiased, β = 1", "β = 2"]
+    heading = ["n", "D", "v d / D", "matched", "unbiased"]
     return table(
         [*heading, "κ: norm / matched", "norm / unbiased", "matched / unbiased"],
         [row(n) for n in (1, 2, 3, 4, 5)],
         "Derived, d = 128. Left: KL over that of the norm on isotropic keys (κ = 1) with logits of "
-        "standard deviation β. Right: the κ above which the first of two scales has the lower KL, "
-        "for β towards zero",
+        "standard deviation one. Right: the κ above which the first of two scales has the lower "
+        "KL, for β towards zero",
     )
 
 
@@ -326,16 +325,15 @@ def ablation_table(heads: HeadDamage, foretold: Mapping[str, FloatArray]) -> Any
     def cell(scheme: str, n: int, what: ch09.What) -> str:
         return shown(heads.gain(scheme, n, what)) if scheme != "C-EDEN" else "1"
 
-    whats: tuple[ch09.What, ...] = ("kl", "output")
     header = ["what it has", *(f"KL, n = {n}" for n in heads.budgets), "foretold, n = 4"]
     return table(
-        [*header, *(f"output, n = {n}" for n in heads.budgets)],
+        [*header, "output, n = 4"],
         [
             [
                 what,
-                *(cell(scheme, n, whats[0]) for n in heads.budgets),
+                *(cell(scheme, n, "kl") for n in heads.budgets),
                 foretold_text(scheme),
-                *(cell(scheme, n, whats[1]) for n in heads.budgets),
+                cell(scheme, 4, "output"),
             ]
             for scheme, what in STEPS.items()
         ],
