@@ -146,8 +146,8 @@ def judge_t15(
         dict(zip(labels, found, strict=True)),
         what_is_true="With half of the values' energy in their mean and d = 128 an orthogonal "
         f"sketch on V overtakes plain codes past {past[0]}, {past[1]} and {past[2]} effective "
-        "tokens at n = 2, 3, 4; without a common component it never does, and with a Gaussian "
-        "sketch nothing overtakes.",
+        f"tokens at n = 2, 3, 4; without a common component it does not ({MANY} tokens, n = 2), "
+        "nor does a Gaussian sketch with one.",
         note="Corrected on the way: unbiased scales do not average out either, because the "
         "rotation is shared; and without the overload of single coordinates the threshold at five "
         "bits comes out too low.",
