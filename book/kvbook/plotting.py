@@ -7,7 +7,7 @@ white background, which the book inverts in dark mode, and the same bytes on eve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,10 @@ def plain_ticks(set_ticks: Callable[..., Any], places: Iterable[float]) -> None:
 
 
 def draw_schemes(
-    ax: Any, *, names: Sequence[str] = ("KV", "KQV", "QKQV"), sketch_label: str = "QJL of residual"
+    ax: Any,
+    *,
+    names: Sequence[str] | Mapping[str, quantize.Scheme] = ("KV", "KQV", "QKQV"),
+    sketch_label: str = "QJL of residual",
 ) -> None:
     """Draw schemes as block diagrams: what happens to a key and to a value, and what is stored.
 
@@ -218,8 +221,8 @@ def draw_schemes(
     ----------
     ax : matplotlib.axes.Axes
         Its axes are switched off.
-    names : sequence of str
-        Schemes, from top to bottom.
+    names : sequence of str, or mapping from str to Scheme
+        Schemes, from top to bottom; one that is given itself has the colour of C-EDEN.
     sketch_label : str
         What to call the one-bit stage.
     """
@@ -228,11 +231,14 @@ def draw_schemes(
     for name, heading in _COLUMNS.items():
         ax.text(heading, 1.2, name, color=MUTED, fontsize=11, ha="center", va="bottom")
     for i, name in enumerate(names):
-        color = SCHEME_COLORS[check_choice(name, "names", quantize.NAMES)]
+        if isinstance(names, Mapping):
+            scheme, color = names[name], SCHEME_COLORS.get(name, SCHEME_COLORS["C-EDEN"])
+        else:
+            color = SCHEME_COLORS[check_choice(name, "names", quantize.NAMES)]
+            scheme = quantize.named(name, 4)
         top = -20.5 * i
         _box(ax, (50, top - 8.7), (99, 17.4), "", edge="none", face=color, alpha=0.07)
         ax.text(2.5, top - 8.7, name, color=color, fontsize=14, fontweight="bold", va="center")
-        scheme = quantize.named(name, 4)
         for letter, quantizer, y in (("K", scheme.key, 4.6), ("V", scheme.value, 12.8)):
             assert isinstance(quantizer, RotatedQuantizer)
             _draw_row(ax, letter, quantizer, top - y, color, sketch_label)

@@ -17,7 +17,7 @@ from kvbook.experiments.ch08 import Cell, ContextErrors, HeadErrors, SplitErrors
 from kvbook.models import MODELS
 from kvbook.page import shown, table
 from kvlib.quantize import codebooks
-from kvlib.stats import Interval, geometric_mean_interval, mean_interval
+from kvlib.stats import Interval, mean_interval
 
 FloatArray = NDArray[np.float64]
 
@@ -175,14 +175,14 @@ def _draw_heads_and_thresholds(ax: Any, heads: HeadErrors, dim: int) -> None:
             ax.plot(x, y, marker, color=color, markerfacecolor=face, markersize=6)
     ax.set(yscale="log", ylim=(0.8, 500), xlim=(-0.14, 1.16))
     ax.set_xticks([0, 0.25, 0.5, 0.75])
-    ax.set(xlabel="attended share $s_T$", ylabel=r"effective tokens $N_{\mathrm{eff}}$")
+    ax.set(xlabel=r"attended share $\mu_T$", ylabel=r"effective tokens $N_{\mathrm{eff}}$")
     ax.set_title("QJL wins above the line")
 
 
 def _ratio_cell(heads: HeadErrors, way: str, bits: int, models: Sequence[str]) -> str:
-    """Geometric mean over heads with its interval, and heads won."""
+    """Mean over heads with its interval over draws, and heads won."""
     ratio = heads.over_plain(way, bits, models)
-    return f"{shown(geometric_mean_interval(ratio))}, {(ratio < 1).sum()}/{ratio.size}"
+    return f"{shown(heads.ratio(way, bits, models))}, {(ratio < 1).sum()}/{ratio.size}"
 
 
 def ways_table(heads: HeadErrors, language: Sequence[str], encoder: Sequence[str]) -> Any:
@@ -198,8 +198,8 @@ def ways_table(heads: HeadErrors, language: Sequence[str], encoder: Sequence[str
             [label, *(_ratio_cell(heads, way, n, models) for models, n in columns)]
             for way, label in TABLE_LABELS.items()
         ],
-        "Squared output error over that of MSE-only: geometric mean [95% interval over heads], "
-        "heads won",
+        "Squared output error over that of MSE-only: geometric mean over heads [95% interval over "
+        "draws, for these heads], heads won",
     )
 
 
@@ -218,8 +218,8 @@ def uniform_table(heads: HeadErrors, language: Sequence[str], encoder: Sequence[
             [label, *(_ratio_cell(heads, way, n, models) for n in budgets)]
             for label, way, models in rows
         ],
-        "Squared output error over that of rotated Lloyd-Max: geometric mean [95% interval], "
-        "heads won",
+        "Squared output error over that of rotated Lloyd-Max: geometric mean over heads [95% "
+        "interval over draws, for these heads], heads won",
     )
 
 
@@ -251,7 +251,7 @@ def split(synthetic: Mapping[float, SplitErrors], captured: Mapping[str, SplitEr
     )
     _scatter_by_model(right, frame, s=42)
     plotting.theory_line(right, ends, ends, label=None)
-    right.set(xlabel=r"predicted $\log_4(a/b)$", ylabel="measured", xlim=ends, ylim=ends)
+    right.set(xlabel=r"predicted $\log_4(C_K/C_V)$", ylabel="measured", xlim=ends, ylim=ends)
     right.set_title("Captured: best $n_K-n_V$")
     return fig
 
@@ -263,8 +263,11 @@ def context_length(
     edges: Sequence[int],
     bits: int,
 ) -> Any:
-    """Output error against context length, and on captured heads against the query's position."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2), sharey=True)
+    """Output error against context length, and on captured heads against the query's position.
+
+    Bars: over draws on the left, from the 16th to the 84th percentile of heads on the right.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 4.2))
     for share, found in synthetic.items():
         _draw_context_length(left, found, share, bits)
     left.set(xscale="log", yscale="log", xlabel="context length N", ylabel="relative output error")
@@ -275,12 +278,13 @@ def context_length(
         plotting.measured_points(
             right,
             centres * shift,
-            [geometric_mean_interval(column) for column in errors.T],
+            [ch08.spread_of_heads(column) for column in errors.T],
             color=MODELS[name].color,
             marker=MODELS[name].marker,
             label=MODELS[name].label,
         )
-    right.set(xscale="log", xlabel="position of the query", title="Captured")
+    right.set(xscale="log", yscale="log", xlabel="position of the query", title="Captured")
+    right.set(ylim=(0.003, 0.1))
     plotting.plain_ticks(right.set_xticks, (10, 20, 50, 100, 200))
     for ax in (left, right):
         ax.minorticks_off()

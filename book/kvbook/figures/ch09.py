@@ -1,22 +1,22 @@
-"""Figures and tables of chapter 8b."""
+"""Figures and tables of chapter 9."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from numpy.typing import NDArray
 
 from kvbook import plotting
 from kvbook.experiments import ch09
-from kvbook.experiments.ch09 import PAPERS, Damage, RealHeads, ValueFacts
+from kvbook.experiments.ch09 import KQV, Damage, HeadDamage, RealHeads, ValueFacts
+from kvbook.experiments.varying import by_model, over_rotations
 from kvbook.models import MODELS
 from kvbook.page import shown, table
-from kvlib.quantize import codebooks
+from kvlib import laws
+from kvlib.quantize import codebooks, named
 from kvlib.stats import Interval, geometric_mean_interval
 
 FloatArray = NDArray[np.float64]
@@ -24,57 +24,95 @@ FloatArray = NDArray[np.float64]
 BUDGET_COLORS = {2: "#7A0177", 3: "#B45F06", 4: "#0A6853"}
 BUDGET_MARKERS = {2: "s", 3: "o", 4: "^"}
 STEPS = {
-    "WHT": "norm, no mean removed",
-    "C-WHT": "mean removed",
+    "WHT": "norm",
+    "matched": "matched scale",
     "EDEN": "unbiased scale",
-    "C-grid": "both, uniform grid",
-    "C-EDEN, 2 rounds": "both, 2 rounds",
+    "C-WHT": "mean removed, norm",
+    "C-matched": "mean removed, matched scale",
+    "C-EDEN": "mean removed, unbiased scale",
+    "mix": "the same for keys; values with their mean",
+    "mix, matched keys": "advised: matched for keys; values with their mean",
+    "C-grid": "C-EDEN on a uniform grid",
 }
-"""What a scheme has of C-EDEN's parts."""
-KQV, QKQV = "KQV, orthogonal", "QKQV, orthogonal"
+"""What each scheme of the ablation has."""
+QKQV = "QKQV, orthogonal"
 
 
 def schemes() -> Any:
-    """KQV and C-EDEN as block diagrams."""
-    fig, ax = plt.subplots(figsize=(7.2, 3.1))
-    plotting.draw_schemes(ax, names=("KQV", "C-EDEN"))
+    """KQV, C-EDEN and what the page advises as block diagrams."""
+    advised = {"KQV": named("KQV", 4), "C-EDEN": named("C-EDEN", 4), "advised": ch09.mixed(4)}
+    fig, ax = plt.subplots(figsize=(7.2, 4.5))
+    plotting.draw_schemes(ax, names=advised)
     return fig
 
 
 def cost_table() -> Any:
     """Stored bits a coordinate at four bits."""
-    names, shapes = (
-        ("EDEN", "KQV", "QKQV", "C-EDEN"),
-        ((32, 512), (64, 256), (128, 256), (128, 4096)),
-    )
+    schemes = [*(named(name, 4) for name in ("EDEN", "KQV", "QKQV", "C-EDEN")), ch09.mixed(4)]
+    rows = []
+    for dim, tokens in ((32, 512), (64, 256), (128, 256), (128, 4096)):
+        found = [ch09.stored_bits(scheme, dim, tokens) for scheme in schemes]
+        together, alone = [f"{x[0]:.3f}" for x in found], [f"{found[i][1]:.3f}" for i in (0, -1)]
+        rows.append([f"{dim}, {tokens}", *together, *alone])
     return table(
-        ["d, tokens", "KV, EDEN", "KQV", "QKQV", "C-EDEN"],
-        [
-            [
-                f"{dim}, {tokens}",
-                *(f"{ch09.stored_bits(name, 4, dim, tokens):.4f}" for name in names),
-            ]
-            for dim, tokens in shapes
-        ],
-        "Bits a coordinate at n = 4, everything counted",
+        ["d, N", "KV, EDEN, matched", "KQV", "QKQV", "C-EDEN", "advised", "keys", "keys, advised"],
+        rows,
+        "Bits a coordinate at n = 4, everything counted: keys and values together, then keys alone "
+        "without and with their mean",
     )
 
 
 def isotropic_gain_table(dim: int) -> Any:
-    """The derived gain on isotropic keys, and the logit spread from which it is one."""
+    """The derived KL of each scale on isotropic keys, and where one passes another."""
 
     def row(n: int) -> list[str]:
-        error, beta2 = ch09.key_error_law(n, dim, unbiased=False), ch09.break_even_law(n, dim)
-        D = 1 - error.gain
-        gains = [ch09.isotropic_gain_law(n, dim, beta) for beta in (0, 1, 2)]
-        pays = f"{np.sqrt(beta2):.2f}" if beta2 > 0 else "any"
-        parts = [str(n), f"{D:.4f}", f"{error.variance * dim / D:.2f}"]
-        return [*parts, *(f"{gain:.3f}" for gain in gains), pays]
+        norm = ch09.key_error_law(n, dim, "norm")
+        D = 1 - norm.gain
+        over = [
+            f"{ch09.isotropic_gain_law(n, dim, 1, over=scale, under='norm'):.3f}"
+            for scale in ("matched", "unbiased")
+        ]
+        pairs = (("norm", "matched"), ("norm", "unbiased"), ("matched", "unbiased"))
+        borders = [f"{ch09.scale_border_law(n, dim, *pair):.2f}" for pair in pairs]
+        return [str(n), f"{D:.4f}", f"{norm.variance * dim / D:.2f}", *over, *borders]
+
+    heading = ["n", "D", "v d / D", "matched", "unbiased"]
+    return table(
+        [*heading, "κ: norm / matched", "norm / unbiased", "matched / unbiased"],
+        [row(n) for n in (1, 2, 3, 4, 5)],
+        "Derived, d = 128. Left: KL over that of the norm on isotropic keys (κ = 1) with logits of "
+        "standard deviation one. Right: the κ above which the first of two scales has the lower "
+        "KL, for β towards zero",
+    )
+
+
+def scales_table(heads: HeadDamage, gaussian: Damage, dim: int) -> Any:
+    """The three scales of keys, measured: on isotropic draws and on captured heads."""
+
+    def row(n: int) -> list[str]:
+        isotropic = [
+            shown(geometric_mean_interval(gaussian.gains("matched", n, over="WHT"))),
+            f"{ch09.isotropic_gain_law(n, dim, 1, over='matched', under='norm'):.2f}",
+        ]
+        found = [shown(heads.gain(x, n, over="WHT")) for x in ("matched", "EDEN")]
+        regret = [
+            f"{np.exp(np.log(x).mean()):.2f}, {x.max():.2f}"
+            for x in ch09.scale_regrets(heads, n).values()
+        ]
+        return [str(n), *isotropic, *found, *regret]
 
     return table(
-        ["n", "D", "v d / D", "gain, β = 0", "β = 1", "β = 2", "pays from β"],
-        [row(n) for n in (1, 2, 3, 4, 5)],
-        "Isotropic keys without a mean, d = 128: KL of plain codes over unbiased ones",
+        [
+            "n",
+            "isotropic: matched",
+            "derived",
+            "heads: matched",
+            "heads: unbiased",
+            *(f"{scale}: mean, worst" for scale in ch09.SCALES),
+        ],
+        [row(n) for n in heads.budgets],
+        "Left: KL over that of the norm, no mean removed; intervals over draws, and over rotations "
+        "for these heads. Right: KL over that of the best of the three scales, head by head",
     )
 
 
@@ -91,7 +129,7 @@ def foretold_table(
         cells = [f"{families[name, n]:.3f}" for name in names] + [f"{mean:.2f}" for mean in means]
         rows.append([str(n), *cells, f"{quiet[n].sum()} of {gains.size}"])
     return table(
-        ["n", *names, "real heads", "of small noise", "number of these"],
+        ["n", *names, "captured heads", "of small noise", "number of these"],
         rows,
         "Predicted KL of KQV over KL of C-EDEN (synthetic: d = 128, logits of unit spread)",
     )
@@ -107,7 +145,7 @@ def gain(
     head_measured: FloatArray,
     quiet: NDArray[np.bool_],
 ) -> Any:
-    """Gain over KQV against the spread of the logits, and on real heads against its prediction.
+    """Gain over KQV against the spread of the logits, and on captured heads against its prediction.
 
     ``foretold``: KL foretold of KQV and of C-EDEN by budget, shape (2, draws, scales).
     """
@@ -123,7 +161,7 @@ def gain(
     ends = np.array([0.9, 3.6])
     plotting.theory_line(right, ends, ends, label="as predicted")
     right.axhline(1, color=plotting.MUTED, linewidth=1)
-    right.set(xscale="log", yscale="log", xlabel="predicted", title="Real heads, n = 4")
+    right.set(xscale="log", yscale="log", xlabel="predicted", title="Captured heads, n = 4")
     plotting.plain_ticks(right.set_xticks, (1, 1.5, 2, 3))
     plotting.plain_ticks(right.set_yticks, (1, 1.5, 2, 3, 5, 8))
     right.minorticks_off()
@@ -158,104 +196,105 @@ def _draw_isotropic_gain(
     ax.legend(loc="upper left", fontsize=10, borderpad=0)
 
 
-def kl_table(families: Mapping[str, Damage], heads: Damage, models: NDArray[np.str_]) -> Any:
-    """KL over that of C-EDEN by family, by model and over all heads."""
+def kl_table(families: Mapping[str, Damage], heads: HeadDamage) -> Any:
+    """KL over that of C-EDEN by family, over all heads, and by model."""
     others = (KQV, QKQV, "QKQV, Gaussian")
-    of_models = {name: heads.where(models == name) for name in MODELS}
-    rows = {**families, **of_models, "all heads": heads}
+    of_models = {label: heads.where(heads.models == name) for name, label in LABELS.items()}
     draws = len(next(iter(families.values())).values)
+
+    def row(name: str, n: int, damage: Damage | HeadDamage) -> list[str]:
+        return [name, str(n), *(shown(damage.gain(scheme, n)) for scheme in others)]
+
+    def over_models(n: int) -> list[str]:
+        found = [heads.gain_of_models(scheme, n) for scheme in others]
+        return ["mean of the three models", str(n), *map(shown, found)]
+
+    rows = [row(name, n, damage) for name, damage in families.items() for n in damage.budgets]
+    rows += [row("32 heads", n, heads) for n in heads.budgets]
+    rows += [over_models(n) for n in heads.budgets]
+    rows += [row(label, 4, damage) for label, damage in of_models.items()]
     return table(
         ["keys", "n", "KQV", "QKQV, orthogonal", "QKQV, Gaussian"],
-        [
-            [name, str(n), *(shown(damage.gain(scheme, n)) for scheme in others)]
-            for name, damage in rows.items()
-            for n in damage.budgets
-        ],
-        "KL over that of C-EDEN: geometric mean [95% interval] over "
-        f"{draws} draws (logits of unit spread) or over heads",
+        rows,
+        f"KL over that of C-EDEN: geometric mean [95% interval]. Families: over {draws} draws, "
+        "logits of unit spread. Heads: over rotations, for these heads. Three models: over "
+        "models, 2 degrees of freedom",
     )
 
 
-def output_table(families: Mapping[str, Damage], heads: Damage) -> Any:
+LABELS = {name: model.label for name, model in MODELS.items()}
+OUTPUT = {
+    "KV": "KV",
+    KQV: "KQV, orth.",
+    "KQV, Gaussian": "KQV, Gauss.",
+    QKQV: "QKQV, orth.",
+    "mix": "advised",
+    "mix, matched keys": "advised, matched",
+}
+"""Columns of the table of output errors."""
+
+
+def output_table(families: Mapping[str, Damage], heads: HeadDamage) -> Any:
     """Output errors over that of C-EDEN by family and over all heads."""
+
+    def cell(damage: Damage | HeadDamage, scheme: str, n: int) -> str:
+        return shown(damage.gain(scheme, n, "output")) if scheme in damage.schemes else ""
+
+    every: dict[str, Damage | HeadDamage] = {**families, "32 heads": heads}
     return table(
-        ["data", "n", "KV", "KQV, Gauss.", "KQV, orth.", "QKQV, Gauss.", "QKQV, orth."],
+        ["data", "n", *OUTPUT.values()],
         [
-            [name, str(n), *(shown(damage.gain(scheme, n, "output")) for scheme in PAPERS)]
-            for name, damage in {**families, "all heads": heads}.items()
+            [name, str(n), *(cell(damage, scheme, n) for scheme in OUTPUT)]
+            for name, damage in every.items()
             for n in damage.budgets
         ],
-        "Squared output error over that of C-EDEN, as above",
+        "Squared output error over that of C-EDEN, as above. Advised: C-EDEN's keys (or their "
+        "matched scale) and EDEN's values",
     )
 
 
 RATIO_LINES = {
-    "QKQV, Gaussian": "QKQV",
-    "QKQV, orthogonal": "QKQV",
-    "KQV, orthogonal": "KQV",
-    "KV": "KV",
-    "EDEN": "EDEN",
+    QKQV: ("QKQV, orthogonal", plotting.SCHEME_COLORS["QKQV"], "^"),
+    KQV: ("KQV, orthogonal", plotting.SCHEME_COLORS["KQV"], "o"),
+    "KV": ("KV", plotting.SCHEME_COLORS["KV"], "s"),
+    "EDEN": ("EDEN (no mean)", plotting.SCHEME_COLORS["EDEN"], "P"),
+    "matched": ("matched scale (no mean)", "#8C6D1F", "X"),
+    "mix, matched keys": ("advised", "#C2185B", "D"),
 }
-"""Schemes shown against C-EDEN, and whose colour and marker each has."""
+"""Schemes shown against C-EDEN: label, colour, marker."""
 
 
-def ratios(heads: Damage) -> Any:
-    """KL and output error on real heads over those of C-EDEN, by budget."""
-    fig, axes = plt.subplots(1, 2, figsize=(7.2, 4.6), sharey=True)
+def ratios(heads: HeadDamage) -> Any:
+    """KL and output error on captured heads over those of C-EDEN, by budget.
+
+    Markers: means of all heads; bars: from the lowest to the highest mean of a model.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 4.8), sharey=True)
     _draw_ratios(axes[0], heads, "kl")
     _draw_ratios(axes[1], heads, "output")
     ours = plotting.SCHEME_COLORS["C-EDEN"]
     for ax, title in zip(axes, ("KL of attention", "Output error"), strict=True):
         ax.axhline(1, color=ours, linewidth=2, zorder=1)
-        ax.set(yscale="log", title=title, ylim=(0.8, 17), xlabel="budget n (bits a coordinate)")
-        plotting.plain_ticks(ax.set_yticks, (1, 1.5, 2, 3, 5, 8))
+        ax.set(yscale="log", title=title, ylim=(0.82, 4.2), xlabel="budget n (bits a coordinate)")
+        ax.set(xticks=heads.budgets, xlim=(1.55, 4.55))
+        plotting.plain_ticks(ax.set_yticks, (1, 1.5, 2, 3))
         ax.minorticks_off()
     axes[0].set_ylabel("times that of C-EDEN")
-    axes[0].text(0.98, 0.93, "C-EDEN", color=ours, ha="right", va="top", transform=_across(axes[0]))
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].legend(handles[:3], labels[:3], loc="upper left", fontsize=10.5, borderpad=0)
-    axes[1].legend(handles[3:], labels[3:], loc="upper left", fontsize=10.5, borderpad=0)
+    axes[0].text(1.6, 0.93, "C-EDEN", color=ours, va="top")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 
-def _across(ax: Any) -> Any:
-    """Coordinates that are a share of the width in x and data in y."""
-    return ax.get_yaxis_transform()
-
-
-def _draw_ratios(ax: Any, heads: Damage, what: ch09.What) -> None:
-    """Geometric means over heads with their intervals; an orthogonal QKQV has open markers."""
-    frame = pd.concat(
-        pd.DataFrame({"n": n, "scheme": scheme, "gain": heads.gains(scheme, n, what)})
-        for scheme in RATIO_LINES
-        for n in heads.budgets
-    )
-    frame["scheme"] = frame["scheme"].str.replace("KQV, orthogonal", "KQV, orthog.")
-    sns.pointplot(
-        frame,
-        x="n",
-        y="gain",
-        hue="scheme",
-        palette=[plotting.SCHEME_COLORS[look] for look in RATIO_LINES.values()],
-        markers=[plotting.SCHEME_MARKERS[look] for look in RATIO_LINES.values()],
-        linestyles=["--" if scheme == QKQV else "-" for scheme in RATIO_LINES],
-        estimator=lambda gains: geometric_mean_interval(gains).estimate,
-        errorbar=_geometric_ends,
-        dodge=0.36,
-        capsize=0.08,
-        markersize=6.5,
-        linewidth=1.2,
-        err_kws={"linewidth": 1.2},
-        ax=ax,
-    )
-    for line in (line for line in ax.lines if line.get_linestyle() == "--"):
-        line.set(markerfacecolor="white", markeredgewidth=1.5)
-
-
-def _geometric_ends(gains: Any) -> tuple[float, float]:
-    """Both ends of the interval of a geometric mean, as an error bar of seaborn's."""
-    interval = geometric_mean_interval(gains)
-    return interval.low, interval.high
+def _draw_ratios(ax: Any, heads: HeadDamage, what: ch09.What) -> None:
+    """Mean of all heads of each scheme, and the range of the models' means."""
+    for i, (scheme, (label, color, marker)) in enumerate(RATIO_LINES.items()):
+        found = []
+        for n in heads.budgets:
+            of_models = by_model(heads.gains(scheme, n, what), heads.models).values()
+            mean = heads.gain(scheme, n, what).estimate
+            found.append(Interval(mean, min(of_models), max(of_models), len(of_models)))
+        places = np.array(heads.budgets) + 0.12 * (i - 2.5)
+        plotting.measured_points(ax, places, found, color=color, marker=marker, label=label)
 
 
 def second_order_table(gaussian: Damage, dim: int) -> Any:
@@ -274,8 +313,8 @@ def second_order_table(gaussian: Damage, dim: int) -> Any:
     )
 
 
-def ablation_table(heads: Damage, foretold: Mapping[str, FloatArray]) -> Any:
-    """Schemes with some of C-EDEN's parts; ``foretold``: KL at n = 4, by scheme."""
+def ablation_table(heads: HeadDamage, foretold: Mapping[str, FloatArray]) -> Any:
+    """Schemes with some of the parts; ``foretold``: KL at n = 4, by scheme."""
 
     def foretold_text(scheme: str) -> str:
         if scheme not in foretold:
@@ -283,60 +322,124 @@ def ablation_table(heads: Damage, foretold: Mapping[str, FloatArray]) -> Any:
         ratio = foretold[scheme] / foretold["C-EDEN"]
         return f"{geometric_mean_interval(ratio).estimate:.2f}"
 
-    header = ["scheme", "what it has", *(f"KL, n = {n}" for n in heads.budgets)]
+    def cell(scheme: str, n: int, what: ch09.What) -> str:
+        return shown(heads.gain(scheme, n, what)) if scheme != "C-EDEN" else "1"
+
+    header = ["what it has", *(f"KL, n = {n}" for n in heads.budgets), "foretold, n = 4"]
     return table(
-        [*header, "foretold, n = 4", "output, n = 4"],
+        [*header, "output, n = 4"],
         [
             [
-                scheme,
                 what,
-                *(shown(heads.gain(scheme, n)) for n in heads.budgets),
+                *(cell(scheme, n, "kl") for n in heads.budgets),
                 foretold_text(scheme),
-                shown(heads.gain(scheme, 4, "output")),
+                cell(scheme, 4, "output"),
             ]
             for scheme, what in STEPS.items()
         ],
-        f"Error over that of C-EDEN, {len(heads.values)} real heads; foretold without quantizing",
+        "Error over that of C-EDEN, 32 captured heads, intervals over rotations for these heads; "
+        "foretold without quantizing",
     )
 
 
-def squared_error_table(measured: Mapping[int, tuple[Interval, Interval]], dim: int) -> Any:
-    """Squared error with the norm and with the unbiased scale, measured and derived."""
-    rows = []
-    for n, (plain, unbiased) in measured.items():
-        D = codebooks.lloyd_max(dim, n).distortion
-        U = ch09.key_error_law(n, dim, unbiased=True).across
-        numbers = (plain.estimate, D, unbiased.estimate, U, D / (1 - D))
-        rows.append([str(n), *(f"{1e3 * x:.3f}" for x in numbers)])
+def growing_table(heads: HeadDamage, prefixes: Mapping[int, FloatArray]) -> Any:
+    """KQV's errors over those of schemes that a growing cache can have, n = 3."""
+    none = {"EDEN": "none: unbiased scale alone", "matched": "none: matched scale alone"}
+    whats: tuple[ch09.What, ...] = ("kl", "output")
+
+    def row(label: str, errors: Sequence[FloatArray]) -> list[str]:
+        found = [
+            over_rotations(heads.each(KQV, 3, what), error)
+            for what, error in zip(whats, errors, strict=True)
+        ]
+        gains = heads.of(KQV, 3) / errors[0].mean(axis=-1)
+        models = by_model(gains, heads.models).values()
+        return [label, shown(found[0]), _slashed(models), shown(found[1])]
+
+    full = [heads.each("C-EDEN", 3, what) for what in whats]
+    rows = [row("all tokens (finished window)", full)]
+    rows += [row(label, [heads.each(x, 3, what) for what in whats]) for x, label in none.items()]
+    rows += [row(f"first {prefix} tokens", list(found)) for prefix, found in prefixes.items()]
     return table(
-        ["n", "norm", "D", "unbiased", "U", "D / (1 − D)"],
+        ["mean of", "KQV's KL over this", " / ".join(LABELS.values()), "KQV's output over this"],
         rows,
-        "Relative squared error × 1000, measured and predicted, d = 128",
+        "n = 3, 32 captured heads, orthogonal sketch for KQV; intervals over rotations for these "
+        "heads; prefix means with the unbiased scale, subtracted from keys and values",
+    )
+
+
+def channel_table(heads: HeadDamage, bits: Mapping[tuple[str, int], float]) -> Any:
+    """Per-channel keys against rotated ones: bits and KL; ``bits`` of keys by (scheme, n)."""
+    rows = []
+    for n in heads.budgets:
+        for scheme, label in CHANNEL_ROWS.items():
+            found = heads.gain(scheme, n)
+            extra = bits[scheme, n] - bits["C-EDEN", n]
+            models = by_model(heads.gains(scheme, n), heads.models).values()
+            text = ["1", ""] if scheme == "C-EDEN" else [shown(found), _slashed(models)]
+            priced = f"{found.estimate * 4**extra:.2f}"
+            rows.append([str(n), label, f"{bits[scheme, n]:.2f}", *text, priced])
+    return table(
+        ["n", "keys", "bits a coordinate", "KL", " / ".join(LABELS.values()), "at equal bytes"],
+        rows,
+        "KL over that of C-EDEN, 32 captured heads; intervals over rotations for these heads; at "
+        "equal bytes: a factor of four for each bit",
+    )
+
+
+CHANNEL_ROWS = {
+    "C-EDEN": "C-EDEN",
+    "matched": "matched scale, no mean",
+    "KIVI, 64": "per channel, groups of 64 tokens",
+    "KIVI, 128": "per channel, groups of 128 tokens",
+}
+
+
+def _slashed(numbers: Iterable[float]) -> str:
+    return " / ".join(f"{x:.2f}" for x in numbers)
+
+
+def squared_error_table(measured: Mapping[int, Sequence[Interval]], dim: int) -> Any:
+    """Squared error with the norm, the matched and the unbiased scale, measured and derived."""
+    rows = []
+    for n, (plain, matched, unbiased) in measured.items():
+        D = codebooks.lloyd_max(dim, n).distortion
+        U = ch09.key_error_law(n, dim, "unbiased").across
+        derived = (D, laws.matched_distortion(D), U)
+        pairs = zip((plain, matched, unbiased), derived, strict=True)
+        rows.append([str(n), *(f"{1e3 * x:.2f}" for i, law in pairs for x in (i.estimate, law))])
+    return table(
+        ["n", "norm", "D", "matched", "2 − 2√(1 − D)", "unbiased", "U"],
+        rows,
+        "Relative squared error × 1000, measured and derived, d = 128",
     )
 
 
 def values_table(
-    scale: Mapping[int, FloatArray],
+    errors: Mapping[tuple[str, int], FloatArray],
     scale_foretold: Mapping[int, FloatArray],
-    centring: Mapping[int, FloatArray],
     facts: ValueFacts,
 ) -> Any:
-    """Output errors of values: norm over unbiased scale, mean kept over mean removed, foretold."""
+    """Output errors of values: one scale over another, mean kept over mean removed, foretold."""
     removed = geometric_mean_interval(1 / facts.attended).estimate
+    budgets = list(dict.fromkeys(n for _, n in errors))
     return table(
-        ["n", "norm / unbiased", "predicted", "not centred / centred", "predicted"],
+        ["n", "norm", "matched", "norm / unbiased, no mean", "foretold", "mean kept", "foretold"],
         [
             [
                 str(n),
-                shown(geometric_mean_interval(scale[n])),
+                shown(over_rotations(errors["WHT", n], errors["EDEN", n])),
+                shown(over_rotations(errors["matched", n], errors["EDEN", n])),
+                shown(over_rotations(errors["C-WHT", n], errors["C-EDEN", n])),
                 f"{geometric_mean_interval(scale_foretold[n]).estimate:.2f}",
-                shown(geometric_mean_interval(centring[n])),
+                shown(over_rotations(errors["EDEN", n], errors["C-EDEN", n])),
                 f"{removed:.2f}",
             ]
-            for n in scale
+            for n in budgets
         ],
-        "Output error with exact attention rows and quantized values, ratios over "
-        f"{facts.attended.size} heads",
+        "Output error of quantized values with exact attention rows, "
+        f"{facts.attended.size} heads: first two, over the unbiased scale, all with their mean; "
+        "then the norm over the unbiased scale, means removed; last, mean kept over removed",
     )
 
 
@@ -361,7 +464,7 @@ def values(
     left.annotate("n = 2\n(open)", (11.5, 1.48), ha="center", fontsize=10.5)
     left.annotate("n = 4 (filled)", (13.6, 1.25), ha="right", fontsize=10.5)
     left.axhline(1, color=plotting.MUTED, linewidth=1)
-    left.set(xscale="log", xlabel="coherence g", title="Scale: norm over unbiased")
+    left.set(xscale="log", xlabel="coherence χ", title="Scale: norm over unbiased")
     plotting.plain_ticks(left.set_xticks, (1, 2, 4, 8))
     left.minorticks_off()
     left.legend(loc="upper left", fontsize=10, borderpad=0, handletextpad=0.4)
@@ -375,65 +478,3 @@ def values(
         plotting.plain_ticks(set_ticks, (0.4, 0.6, 0.8, 1, 1.25))
     right.minorticks_off()
     return fig
-
-
-def prefix_table(means: Mapping[str, FloatArray], full: FloatArray, kqv: FloatArray) -> Any:
-    """KL and output error with other means than the whole cache's; arrays (heads, 2)."""
-
-    def ratio(over: FloatArray, under: FloatArray) -> list[str]:
-        return [shown(geometric_mean_interval(over[:, i] / under[:, i])) for i in (0, 1)]
-
-    return table(
-        [
-            "mean of",
-            "KL / full mean",
-            "output / full mean",
-            "KQV's KL / this",
-            "KQV's output / this",
-        ],
-        [[label, *ratio(found, full), *ratio(kqv, found)] for label, found in means.items()],
-        f"{len(full)} real heads, n = 3, orthogonal sketch for KQV",
-    )
-
-
-def spikes_table(spiky: Mapping[str, Damage]) -> Any:
-    """Errors on spiky data over those of C-EDEN with one round."""
-    faced = (KQV, QKQV, "C-EDEN, 2 rounds")
-    heading = [f"{scheme.replace('orthogonal', 'orth.')}: KL" for scheme in faced]
-    draws = len(next(iter(spiky.values())).values)
-    return table(
-        ["data", "n", *heading, "2 rounds: output"],
-        [
-            [
-                name,
-                str(n),
-                *(shown(damage.gain(scheme, n)) for scheme in faced),
-                shown(damage.gain(faced[-1], n, "output")),
-            ]
-            for name, damage in spiky.items()
-            for n in damage.budgets
-        ],
-        "Error over that of C-EDEN with one round, d = 64: geometric mean [95% interval] of "
-        f"{draws}",
-    )
-
-
-def small_table(small: Mapping[tuple[int, int], Damage], one_bit: Damage) -> Any:
-    """One bit, and small dimensions, against C-EDEN."""
-
-    def row(label: str, n: int, damage: Damage) -> list[str]:
-        whats: tuple[ch09.What, ...] = ("kl", "output")
-        gains = [damage.gain(scheme, n, what) for what in whats for scheme in (KQV, QKQV)]
-        return [label, str(n), *(shown(i) for i in gains)]
-
-    gaussian = [(f"Gaussian, d = {dim}", n, damage) for (dim, n), damage in small.items()]
-    rows = [
-        *(row(*case) for case in gaussian if case[1] == 1),
-        row("real heads", 1, one_bit),
-        *(row(*case) for case in gaussian if case[1] == 2),
-        row("Gaussian, d = 2", 3, small[2, 3]),
-    ]
-    heading = [
-        f"{x.replace('orthogonal', 'orth.')}: {w}" for w in ("KL", "output") for x in (KQV, QKQV)
-    ]
-    return table(["data", "n", *heading], rows, "Error over that of C-EDEN")

@@ -5,47 +5,66 @@ from functools import partial
 import numpy as np
 import pytest
 import worlds
-from kvbook.experiments import ch08
+from kvbook.experiments import ch08, varying
 from kvbook.experiments.ch08 import Cell
-from worlds import about
 
 from kvlib.data.captured import KVCache
 from kvlib.quantize import BlockQuantizer, RotatedQuantizer
 
+SIZES = worlds.sizes("08")
+SPREADS = {1: 0.04, 2: 0.07, 3: 0.18, 4: 0.37, 5: 0.8}
+"""Standard deviation from draw to draw of the shared error of plain codes, over its mean."""
+PRIVATE = {2: 0.015, 3: 0.035, 4: 0.2, 5: 0.4}
+"""The same of what a way does not have in common with plain codes of the same draw."""
+
 
 def doctored_errors(holds):
-    """Single and shared errors of every cell as derived, or neither."""
-    rng, found = np.random.default_rng(15), {}
+    """Single and shared errors of every cell as derived, or neither, scattered as on the page."""
+    rng, count, found = np.random.default_rng(15), SIZES["draws"], {}
+    # A draw's mean moves the shared errors of codes of the same bits together.
+    common = {n: 1 + SPREADS[n] * rng.standard_normal(count) for n in SPREADS}
     for cell in ch08.threshold_grid():
         way = cell.way.removesuffix(", Haar")
-        derived = np.array(ch08.errors_law(way, cell.bits, cell.share))
-        found[cell] = derived * (1 + 1e-3 * rng.standard_normal((64, 2)))
+        single, shared = ch08.errors_law(way, cell.bits, cell.share)
+        plain = ch08.errors_law("plain", cell.bits, cell.share)
+        noise = PRIVATE[cell.bits] * plain.shared if cell.share else 8e-4 * plain.single
+        factor = common[cell.bits - (way == "gaussian")]
+        if way == "gaussian":
+            noise = 0.08 * shared
+        if way == "centred plain":
+            shared, noise = (0.001 if holds else 0.5) * plain.shared, 0.1 * plain.shared
         if not holds:
-            found[cell][:, 0] *= 3.0 if way == "orthogonal" else 1.0
-            found[cell][:, 1] *= 1.5 if way == "gaussian" else 1.0
-    for n in range(2, 6):
-        left = 0.001 if holds else 0.5
-        plain = found[Cell("plain", n, 0.5)]
-        # Not to the digit: the estimate of a ratio without spread rounds out of its own interval.
-        noise = 1 + 1e-3 * rng.standard_normal(64)
-        found[Cell("centred plain", n, 0.5)][:, 1] = left * noise * plain[:, 1]
+            single *= 1 if way != "orthogonal" else 3 if cell.share else 0.3
+            shared *= 1.5 if way == "gaussian" else 1
+        found[cell] = np.stack(
+            [
+                single * (1 + 0.01 * rng.standard_normal(count)),
+                shared * factor + noise * rng.standard_normal(count),
+            ],
+            axis=1,
+        )
     return found
 
 
 def doctored_weights(holds):
     """Outputs under unequal weights that are as the formula says, or half as much again."""
-    errors = np.stack([about(1.0)[::-1], np.zeros(24)], axis=1)
-    output = about(1.0 if holds else 1.5) / 10
-    return ch08.UnequalWeights(output, errors, np.full((24, 16), 10.0))
+    rng, count = np.random.default_rng(16), SIZES["draws"]
+    errors = np.stack([1 + 0.01 * rng.standard_normal(count), np.zeros(count)], axis=1)
+    output = (1 + 0.08 * rng.standard_normal(count)) * (0.1 if holds else 0.15)
+    return ch08.UnequalWeights(output, errors, np.full((count, 16), 10.0))
 
 
 def shared_errors(holds):
     """T15: values whose errors are as derived, or are not."""
+    rng = np.random.default_rng(17)
+    of_heads = np.exp(0.1 * rng.standard_normal((32, SIZES["real_draws"])))
     return ch08.judge_t15(
         ch08.predict_t15(),
         doctored_errors(holds),
         unequal=doctored_weights(holds),
-        heads_over_foretold=about(1.0 if holds else 1.5, 32),
+        heads_over_foretold=varying.over_rotations(
+            of_heads * (1.0 if holds else 1.5), np.ones_like(of_heads)
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from kvbook.experiments.ch08.context import (
     context_length_law,
     measure_by_position,
     measure_context_length,
+    spread_of_heads,
 )
 from kvbook.experiments.ch08.foretold import (
     gram_calibration,
@@ -71,6 +72,7 @@ from kvbook.experiments.ch08.theory import (
     threshold_law,
 )
 from kvbook.experiments.ch08.verdict import (
+    MANY,
     TOLERANCE,
     judge_t15,
     predict_t15,
@@ -80,6 +82,7 @@ from kvbook.experiments.ch08.verdict import (
 
 __all__ = [
     "DIM",
+    "MANY",
     "TOLERANCE",
     "Cell",
     "ContextErrors",
@@ -132,6 +135,7 @@ __all__ = [
     "sketch_counts",
     "split_errors",
     "split_numbers",
+    "spread_of_heads",
     "stored",
     "threshold_grid",
     "threshold_law",

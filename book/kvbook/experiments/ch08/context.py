@@ -18,7 +18,7 @@ from kvlib.data.captured import KVCache
 from kvlib.data.heads import with_windows
 from kvlib.measure import attention
 from kvlib.quantize import RotatedQuantizer, codebooks
-from kvlib.stats import Interval, mean_interval
+from kvlib.stats import Interval, geometric_mean_interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,9 @@ def measure_by_position(
     signal = np.square(out).sum(axis=-1).mean(axis=2)
     bins = [slice(low, high) for low, high in pairwise(edges)]
     return np.stack([(error[..., b].sum(-1) / signal[..., b].sum(-1)).ravel() for b in bins], -1)
+
+
+def spread_of_heads(ratios: FloatArray) -> Interval:
+    """Geometric mean over heads, from the 16th to the 84th percentile of them."""
+    low, high = np.percentile(ratios, [16, 84]).tolist()
+    return Interval(geometric_mean_interval(ratios).estimate, low, high, ratios.size)

@@ -76,19 +76,19 @@ def gram_calibration(
 ) -> Interval:
     """Error of the orthogonal sketch over its prediction, heads and budgets of a model pooled."""
     keys = [key for key in foretold if key[:2] == (model, "orthogonal")]
-    ratios = [heads.errors[key] / foretold[key] for key in keys]
+    ratios = [heads.errors[key].mean(axis=-1) / foretold[key] for key in keys]
     return geometric_mean_interval(np.concatenate(ratios))
 
 
 def over_foretold(
     heads: HeadErrors, foretold: Mapping[tuple[str, str, int], FloatArray], bits: int
-) -> FloatArray:
-    """Ratio of the orthogonal sketch to plain codes, measured over foretold, head by head."""
+) -> Interval:
+    """Ratio of the orthogonal sketch to plain codes, measured over foretold, mean of the heads."""
     plain, sketched = (
         np.concatenate([foretold[model, way, bits] for model in heads.facts])
         for way in ("plain", "orthogonal")
     )
-    return np.asarray(heads.over_plain("orthogonal", bits) * plain / sketched)
+    return heads.ratio("orthogonal", bits, foretold=sketched / plain)
 
 
 def sketch_counts(heads: HeadErrors, bits: int) -> dict[str, int]:
@@ -134,8 +134,7 @@ def head_numbers(
     for n in budgets:
         found |= {f"{name}-{n}": float(x) for name, x in sketch_counts(heads, n).items()}
         for way in (w for w in ways if w not in ("plain", "uniform", "min-max")):
-            ratio = geometric_mean_interval(heads.over_plain(way, n))
-            found[f"ratio-{way.replace(' ', '-')}-{n}"] = ratio.estimate
+            found[f"ratio-{way.replace(' ', '-')}-{n}"] = heads.ratio(way, n).estimate
     for model in heads.facts:
         found[f"gram-{model}"] = gram_calibration(heads, foretold, model).estimate
     return found

@@ -12,10 +12,12 @@ from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
 from kvbook.experiments.ch08.storing import FloatArray, Vectors, Way, stored
+from kvbook.experiments.varying import over_rotations
 from kvlib.data.captured import KVCache
 from kvlib.data.heads import with_windows
 from kvlib.measure import attention, metrics
 from kvlib.quantize import BlockQuantizer, bits_per_coordinate, codebooks
+from kvlib.stats import Interval
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class HeadFacts:
 class HeadErrors:
     """Relative squared output errors of the heads of several models.
 
-    ``facts`` by model; ``errors`` by (model, way, bits), each of shape (heads,); ``bits`` the same
-    way, stored bits a coordinate, counted from the bytes.
+    ``facts`` by model; ``errors`` by (model, way, bits), each of shape (heads, draws), a single
+    draw where nothing is random; ``bits`` the same way, stored bits a coordinate, counted from the
+    bytes.
     """
 
     facts: Mapping[str, HeadFacts]
@@ -70,9 +73,30 @@ class HeadErrors:
         return np.asarray(ratio * 4 ** np.concatenate(extra))
 
     def of(self, way: str, bits: int, models: Iterable[str] | None = None) -> FloatArray:
-        """Errors of a way to store values, the heads of all models (or of some) in a row."""
+        """Errors of a way, means over draws, the heads of all models (or of some) in a row."""
+        return np.asarray(self.each(way, bits, models).mean(axis=-1))
+
+    def each(self, way: str, bits: int, models: Iterable[str] | None = None) -> FloatArray:
+        """Errors of a way to store values by head and draw."""
         chosen = self.facts if models is None else models
         return np.concatenate([self.errors[model, way, bits] for model in chosen])
+
+    def ratio(
+        self,
+        way: str,
+        bits: int,
+        models: Iterable[str] | None = None,
+        *,
+        foretold: FloatArray | float = 1.0,
+    ) -> Interval:
+        """Error over that of plain codes (and over a foretold ratio), mean over these heads.
+
+        The interval is over draws of rotation and sketch.
+        """
+        chosen = tuple(self.facts if models is None else models)
+        plain = self.each("plain", bits, chosen)
+        errors = np.broadcast_to(self.each(way, bits, chosen), plain.shape)
+        return over_rotations(errors / np.reshape(foretold, (-1, 1)), plain)
 
     def over_plain(self, way: str, bits: int, models: Iterable[str] | None = None) -> FloatArray:
         """Errors over those of plain codes, head by head."""
@@ -143,7 +167,7 @@ def measure_heads(
     draws: int,
     seeds: Sequence[SeedSequence],
 ) -> HeadErrors:
-    """Output errors of captured heads with exact attention rows, averaged over draws.
+    """Output errors of captured heads with exact attention rows, draw by draw.
 
     Ways in ``fixed`` have nothing to draw. One seed a cache; the draws of a cache serve all ways
     and budgets.
@@ -156,7 +180,7 @@ def measure_heads(
         for n, (name, way) in product(budgets, {**ways, **fixed}.items()):
             drawn = states[:1] if name in fixed else states
             each = [output_energy(p, stored(v, way(n), s) - v) / signal for s in drawn]
-            errors[model, name, n] = np.mean(each, axis=0)
+            errors[model, name, n] = np.stack(each, axis=-1)
             stored_bits[model, name, n] = bits_per_coordinate(way(n).encode(v))
     return HeadErrors(facts, errors, stored_bits)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 from numpy.random import SeedSequence
+from numpy.typing import NDArray
 
 from kvbook.experiments.ch08.storing import DIM, FloatArray, Vectors, Way, stored
 from kvlib.data.captured import KVCache
@@ -55,6 +56,11 @@ class SplitErrors:
         """Error of the even split over that of the best one."""
         at = self.bits.index(total // 2)
         return np.asarray(self.errors[..., at, at] / self.of_sum(total).min(axis=0))
+
+    def odd_bit_for_keys(self, total: int) -> NDArray[np.bool_]:
+        """Of an odd sum, whether the odd bit does more on the keys than on the values."""
+        low = self.bits.index(total // 2)
+        return np.asarray(self.errors[..., low + 1, low] < self.errors[..., low, low + 1])
 
 
 def split_errors(
@@ -171,6 +177,8 @@ def split_numbers(errors: SplitErrors, norm_ratios: FloatArray) -> dict[str, flo
         "norm-least": float(norm_ratios.min()),
         "norm-most": float(norm_ratios.max()),
         "more-for-values": float((best < 0).sum()),
+        "within-a-bit": float((np.abs(best) < 1).sum()),
+        "odd-for-keys": float(errors.odd_bit_for_keys(7).sum()),
     }
 
 

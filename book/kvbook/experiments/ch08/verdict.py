@@ -15,32 +15,49 @@ from kvbook.experiments.ch08.sharing import (
 from kvbook.experiments.ch08.storing import FloatArray
 from kvbook.experiments.ch08.theory import errors_law, threshold_law
 from kvlib import laws
-from kvlib.stats import Interval, geometric_mean_interval, mean_interval
+from kvlib.stats import Interval, mean_interval
 
 TOLERANCE = {2: 0.1, 3: 0.15, 4: 0.3}
 """Relative tolerance of a derived threshold by budget: the overload term is a leading order."""
 
 
+MANY = 1000
+"""Effective tokens at which values without a mean are judged."""
+
+
 def predict_t15() -> ledger.Predictions:
     """Thresholds and shared errors at d = 128, from closed forms."""
     zero_mean = errors_law("orthogonal", 2, 0.0).single / errors_law("plain", 2, 0.0).single
+    core = [
+        ledger.Prediction(
+            f"no common mean, n = 2, {MANY} effective tokens: output error, QJL over MSE-only",
+            ledger.Above(1),
+            "QJL pays without anything in common",
+        ),
+        ledger.Prediction(
+            "unequal weights, n = 3: output error over the formula in N_eff",
+            ledger.Within(1, 0.05),
+            "depends on the weights otherwise than through N_eff",
+        ),
+        *(
+            ledger.Prediction(
+                f"mean share 1/2, n = {n}: derived threshold {threshold_law(n, 0.5):.3g} over the "
+                "measured",
+                ledger.Within(1, tolerance),
+                f"off by more than {tolerance:.0%}",
+                exception=f"the threshold at n = {n}",
+            )
+            for n, tolerance in TOLERANCE.items()
+        ),
+    ]
     rows: list[tuple[str, ledger.Rule, str]] = [
         (
             "no common mean, n = 2: error of one value, QJL over MSE-only",
             ledger.Within(zero_mean, 0.05 * zero_mean),
             "off by more than 5%",
         ),
-        *(
-            (
-                f"mean share 1/2, n = {n}: derived threshold {threshold_law(n, 0.5):.3g} over the "
-                "measured",
-                ledger.Within(1, tolerance),
-                f"off by more than {tolerance:.0%}",
-            )
-            for n, tolerance in TOLERANCE.items()
-        ),
         (
-            "the same with Haar rotation and sketch, n = 2",
+            "threshold with Haar rotation and sketch, n = 2, derived over measured",
             ledger.Within(1, TOLERANCE[2]),
             f"off by more than {TOLERANCE[2]:.0%}",
         ),
@@ -56,11 +73,6 @@ def predict_t15() -> ledger.Predictions:
             "a shared error that one more bit lowers by more than 5%",
         ),
         (
-            "unequal weights, n = 3: output error over the formula in N_eff",
-            ledger.Within(1, 0.05),
-            "depends on the weights otherwise than through N_eff",
-        ),
-        (
             "mean removed, n = 2 to 5: shared error over MSE-only's, largest",
             ledger.Below(0.1),
             "a tenth of the shared error stays",
@@ -71,7 +83,12 @@ def predict_t15() -> ledger.Predictions:
             "off by more than 20%",
         ),
     ]
-    return ledger.Predictions("T15", [ledger.Prediction(*row) for row in rows])
+    return ledger.Predictions(
+        "T15",
+        [*core, *(ledger.Prediction(*row, scope="ours") for row in rows)],
+        pilots="Tolerances, the bound for the removed mean and the form of the last check were "
+        "settled after pilot runs; the derived thresholds were not",
+    )
 
 
 def unequal_weights_law(measured: UnequalWeights) -> FloatArray:
@@ -92,9 +109,9 @@ def judge_t15(
     errors: Mapping[Cell, FloatArray],
     *,
     unequal: UnequalWeights,
-    heads_over_foretold: FloatArray,
+    heads_over_foretold: Interval,
 ) -> ledger.Verdict:
-    """Verdict on T15; errors of :func:`measure_shared_errors`, ratios of :func:`over_foretold`."""
+    """Verdict on T15; errors of :func:`measure_shared_errors`, ratio of :func:`over_foretold`."""
 
     def over_measured(bits: int, first: str = "plain", second: str = "orthogonal") -> Interval:
         target = threshold_law(bits, 0.5, first=first.removesuffix(", Haar"))
@@ -104,22 +121,33 @@ def judge_t15(
     def ratio(top: Cell, bottom: Cell, column: int) -> Interval:
         return ratio_of_means(errors[top][:, column], errors[bottom][:, column])
 
+    def output(cell: Cell) -> FloatArray:
+        single, shared = errors[cell].T
+        return np.asarray(shared + (single - shared) / MANY)
+
     left_over = [
         ratio(Cell("centred plain", n, 0.5), Cell("plain", n, 0.5), 1) for n in range(2, 6)
     ]
+    sketched, plain = (Cell(way, 2, 0.0) for way in ("orthogonal", "plain"))
     found = [
-        ratio(Cell("orthogonal", 2, 0.0), Cell("plain", 2, 0.0), 0),
+        ratio_of_means(output(sketched), output(plain)),
+        ratio_of_means(unequal.output, unequal_weights_law(unequal)),
         *(over_measured(n) for n in TOLERANCE),
+        ratio(sketched, plain, 0),
         over_measured(2, first="plain, Haar", second="orthogonal, Haar"),
         over_measured(2, first="unbiased"),
         ratio(Cell("gaussian", 4, 0.5), Cell("plain", 3, 0.5), 1),
-        ratio_of_means(unequal.output, unequal_weights_law(unequal)),
         max(left_over, key=lambda i: i.high),
-        geometric_mean_interval(heads_over_foretold),
+        heads_over_foretold,
     ]
     labels = [prediction.label for prediction in predictions.predictions]
+    past = [f"{measured_threshold(errors, n, 0.5).estimate:.0f}" for n in TOLERANCE]
     return predictions.verdict(
         dict(zip(labels, found, strict=True)),
+        what_is_true="With half of the values' energy in their mean and d = 128 an orthogonal "
+        f"sketch on V overtakes plain codes past {past[0]}, {past[1]} and {past[2]} effective "
+        f"tokens at n = 2, 3, 4; without a common component it does not ({MANY} tokens, n = 2), "
+        "nor does a Gaussian sketch with one.",
         note="Corrected on the way: unbiased scales do not average out either, because the "
         "rotation is shared; and without the overload of single coordinates the threshold at five "
         "bits comes out too low.",
