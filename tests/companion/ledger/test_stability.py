@@ -271,7 +271,7 @@ def book(tmp_path):
     small_book.make(tmp_path)
     put(tmp_path, "01_steady", judging("T01", "'CONFIRMED'"), parameters="seed = 1")
     put(tmp_path, "02_plain", judging("T02", "'CONFIRMED'"), parameters="size = 1")
-    put(tmp_path, "A1_speed", "seed / 0")
+    put(tmp_path, "A1_speed", "1 / 0", parameters="size = 1")
     return tmp_path
 
 
