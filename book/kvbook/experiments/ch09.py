@@ -303,7 +303,7 @@ def predict_t19(foretold_gain: Mapping[tuple[str, int], float], dim: int) -> led
 
     core = [
         ledger.Prediction(
-            "captured heads: KL of KV and KQV over C-EDEN, smallest of n = 2, 3, 4",
+            "captured heads: KL of KV and KQV over C-EDEN, least certain of n = 2, 3, 4",
             ledger.Above(1),
             "not lower at some budget",
         ),
@@ -366,7 +366,7 @@ def _predict_extensions(dim: int) -> list[ledger.Prediction]:
     isotropic = isotropic_gain_law(2, dim, 1, over="matched", under="norm")
     rows: list[tuple[str, ledger.Rule, str]] = [
         (
-            "three models (t interval, 2 degrees of freedom): KL of KQV over C-EDEN, smallest",
+            "three models (t interval, 2 df): KL of KQV over C-EDEN, least certain n",
             ledger.Above(1),
             "another model may have no gain",
         ),

@@ -28,9 +28,9 @@ class Prediction:
         "claim": inside the claim's own scope, so that it decides. "ours": an extension of the
         book, judged and shown beside the verdict. "shown": true by construction, a count or a
         guess at unseen text; it is shown and decides nothing.
-    reading : str
-        Of several ways to read the claim, the one that this check belongs to. Readings are
-        joined by "any", the checks of one by "all".
+    reading : str or tuple of str
+        Of several ways to read the claim, the one, or those, that this check belongs to; none
+        for all of them. Readings are joined by "any", the checks of one by "all".
     exception : str
         The name of this instance of a general statement: where it fails, or stays undecided, the
         statement may still hold with this exception. Without a name the statement falls with
@@ -42,7 +42,7 @@ class Prediction:
     falsifier: str
     part: str = STATEMENT
     scope: str = CLAIM
-    reading: str = ""
+    reading: str | tuple[str, ...] = ""
     exception: str = ""
 
     def __post_init__(self) -> None:
@@ -51,6 +51,13 @@ class Prediction:
         if self.scope not in (CLAIM, OURS, SHOWN):
             known = f"{CLAIM!r}, {OURS!r} or {SHOWN!r}"
             raise ValueError(f"scope must be {known}, got {self.scope!r}")
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The readings it belongs to; empty where it belongs to all."""
+        return (
+            (self.reading,) * bool(self.reading) if isinstance(self.reading, str) else self.reading
+        )
 
     def check(self, measured: Estimate) -> Check:
         """Judge a measurement by this prediction's rule."""
@@ -89,7 +96,7 @@ class Check:
             "label": foretold.label,
             "part": foretold.part,
             "scope": foretold.scope,
-            "reading": foretold.reading,
+            "readings": list(foretold.readings),
             "exception": foretold.exception,
             "prediction": foretold.rule.describe(),
             **foretold.rule.record(),

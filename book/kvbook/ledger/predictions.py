@@ -63,7 +63,7 @@ class Predictions:
                 f"{self.claim_id} needs a check of its statement with scope {CLAIM!r}, or missing="
                 " to say what it cannot be tested without"
             )
-        if not claim.of_paper and any(p.reading for p in self.predictions):
+        if not claim.of_paper and any(p.readings for p in self.predictions):
             raise ValueError(f"{self.claim_id} is a result of the book: it has one reading")
 
     def verdict(

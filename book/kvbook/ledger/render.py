@@ -102,9 +102,9 @@ def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def labelled(check: Mapping[str, Any]) -> str:
-    """A check's label, after its reading unless that is named in it."""
-    reading, label = str(check["reading"]), str(check["label"])
-    return label if not reading or reading in label else f"{reading}: {label}"
+    """A check's label, after its one reading unless that is named in it."""
+    readings, label = check["readings"], str(check["label"])
+    return label if len(readings) != 1 or readings[0] in label else f"{readings[0]}: {label}"
 
 
 def _row(cells: Iterable[str]) -> str:

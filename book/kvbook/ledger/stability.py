@@ -33,7 +33,7 @@ FILE = "verdict_stability.json"
 """Name of the committed record."""
 
 _CHECKED = (
-    *("label", "part", "scope", "reading", "exception"),
+    *("label", "part", "scope", "readings", "exception"),
     *("prediction", "rule", "measured", "low", "high", "verdict"),
 )
 _GRADES = (

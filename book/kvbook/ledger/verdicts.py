@@ -77,16 +77,19 @@ def any_of(checks: Sequence[Check]) -> Judgement:
 
     Checks without a reading belong to all of them.
     """
-    readings = tuple(dict.fromkeys(c.prediction.reading for c in checks if c.prediction.reading))
+    readings = tuple(dict.fromkeys(r for c in checks for r in c.prediction.readings))
     if not readings:
         return all_of(checks)
     outcomes = {
-        reading: all_of([c for c in checks if c.prediction.reading in ("", reading)])
-        for reading in readings
+        reading: all_of([c for c in checks if _belongs(c, reading)]) for reading in readings
     }
     holding = tuple(r for r, outcome in outcomes.items() if outcome.verdict in HOLDING)
     exceptions = tuple(dict.fromkeys(e for r in holding for e in outcomes[r].exceptions))
     return Judgement(_over_readings(outcomes, holding), exceptions, readings, holding)
+
+
+def _belongs(check: Check, reading: str) -> bool:
+    return not check.prediction.readings or reading in check.prediction.readings
 
 
 def _over_readings(outcomes: dict[str, Judgement], holding: Sequence[str]) -> str:

@@ -728,7 +728,7 @@ def row(**changes):
 
 def check(verdict, **changes):
     """One check of a record."""
-    plain = {"label": "a | b", "scope": "claim", "reading": "", "prediction": "≤ 0.2"}
+    plain = {"label": "a | b", "scope": "claim", "readings": [], "prediction": "≤ 0.2"}
     return {**plain, "measured": 0.12345, "low": 0.1, "high": 0.2, "verdict": verdict, **changes}
 
 
@@ -747,7 +747,7 @@ def judged_row():
         readings_tried={"statement": [], "number": ["angle", "cosine"]},
         pilots="the tolerance was settled after a pilot run",
         example_that_holds=check("holds"),
-        example_that_fails=check("fails", scope="ours", reading="angle"),
+        example_that_fails=check("fails", scope="ours", readings=["angle"]),
         anchor="verdict-c02",
         notebook="notebooks/02_alpha.ipynb",
     )

@@ -135,7 +135,7 @@ def rounds(holds):
 
 WORLDS = {
     "T01": coordinate_law,
-    **{f"C01/heavy tail is {name}": histograms for name in ch02.HEAVY},
+    **{f"C01/{reading}": histograms for reading in ch02.READINGS},
     "C02": hidden_rank,
     "T02": rounds,
 }

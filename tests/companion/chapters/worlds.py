@@ -56,7 +56,7 @@ def disagreeing(verdict, holds, reading=""):
     wanted = words.MET if holds else words.MISSED
     asked = [c for c in verdict.checks if c.prediction.scope != words.SHOWN]
     if holds and reading:
-        asked = [c for c in asked if c.prediction.reading in ("", reading)]
+        asked = [c for c in asked if not c.prediction.readings or reading in c.prediction.readings]
     return [c.prediction.label for c in asked if c.verdict != wanted]
 
 

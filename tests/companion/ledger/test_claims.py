@@ -136,6 +136,14 @@ def test_readings_are_joined_by_any(checks, expected, holding):
     assert record["readings_holding"]["statement"] == holding
 
 
+def test_a_check_may_belong_to_several_readings():
+    both = [(F, {"reading": ("a", "b")}), *reading("c", H)]
+    assert judged(*both, *reading("a", H), *reading("b", H)).verdict == "ONE READING ONLY"
+    record = judged((H, {"reading": ("a", "b")}), *reading("b", F)).record()
+    assert record["readings_holding"]["statement"] == ["a"]
+    assert record["checks"][0]["readings"] == ["a", "b"]
+
+
 def test_two_readings_that_exclude_each_other_do_not_refute():
     """The mistake that the rule is for: 1.2 cannot be both 1.2 and 2.4."""
     one = {"part": "number", "reading": "as it is"}

@@ -95,7 +95,7 @@ def predict_c19() -> ledger.Predictions:
     return ledger.Predictions(
         "C19",
         [*ahead, *laws, error],
-        missing="caches of language models that people use (a later chapter)",
+        missing="caches of language models that people use",
     )
 
 

@@ -16,7 +16,7 @@ from kvbook.experiments.ch02.captured import (
 from kvbook.experiments.ch02.histograms import (
     EYE,
     HEAVY,
-    HIGHER_RANKS,
+    READINGS,
     Histograms,
     heavy_tail_law,
     judge_c01,
@@ -77,8 +77,8 @@ __all__ = [
     "EYE",
     "HAAR_ROTATIONS",
     "HEAVY",
-    "HIGHER_RANKS",
     "RANKS",
+    "READINGS",
     "REPAIRED",
     "ROTATIONS",
     "VECTOR_DIMS",

@@ -448,7 +448,7 @@ def judge_c10(
         "claimed, and at n = 2, 3 and 5 as well: over n = 2..6 a Gaussian sketch multiplies the "
         f"squared error by {min(gaussian):.1f} to {max(gaussian):.1f}, the best sketch by "
         f"{min(best):.2f} to {max(best):.2f} (mean over {errors.count} kinds of synthetic keys, "
-        "d = 128).",
+        "d = 128). The published pattern appears with codebooks that leave levels unused (T10).",
         note="One kind of keys, full-rank Student-t with ν = 1.05 at n = 2, has QKQV ahead with a "
         "least-error orthogonal sketch; that is the work of a single Hadamard round.",
     )
