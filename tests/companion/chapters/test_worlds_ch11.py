@@ -587,3 +587,8 @@ def test_the_scoreboard_has_a_row_for_each_statement_and_number():
     assert [row.verdict for row in rows] == ["HOLDS", "yes", "NOT TESTABLE HERE"]
     assert ch11.count_statements(verdicts)["holding"] == 1
     assert ch11.count_outcomes([number]) == {"yes": 1, "some": 0, "none": 0}
+
+
+def test_a_cosine_rounded_above_one_is_a_direction_without_error() -> None:
+    rounded = as_directions(0.0, np.nextafter(1, 2))
+    assert all(value == 0 for value in rounded.values())

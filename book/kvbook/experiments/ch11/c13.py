@@ -75,8 +75,6 @@ def predict_c13() -> ledger.Predictions:
     return ledger.Predictions(
         "C13",
         [*links, *apart, far, top, *_predict_left_panel(), *_predict_from_one_bit()],
-        missing="The axes of the centre and right panels: KL to misrouted weight and KL to output "
-        "error are the natural reading of its words, and ours.",
         pilots="The bound of -0.75 (one of -0.95 could not be met with 72 draws); how KQV's curve "
         "is drawn, and the number of draws, from the spread of the ratios and the overlap.",
     )
@@ -291,5 +289,7 @@ def judge_c13(predictions: ledger.Predictions, bridge: Bridge, worst: Floats) ->
         "QKQV and KV lie apart; from KL to misrouted weight and to output error they follow nearly "
         f"one curve (KV at equal KL {routing:.2f} and {output:.2f} times KQV's, where KQV has that "
         f"KL with two bits or more), from direction error to KL not (KV {above:.1f} times).",
-        note="The collapse is claimed for the centre and right panels; the left one is ours.",
+        note="The collapse is claimed for the centre and right panels; the left one is ours. The "
+        "axes of those panels are not known: KL to misrouted weight and KL to output error are the "
+        "natural reading of the caption's words.",
     )

@@ -114,8 +114,8 @@ def one_minus_cosine_law(dim: int = 128, published: float = 0.027) -> dict[str, 
 
 def as_directions(squared: ArrayLike, cosine: ArrayLike) -> dict[str, Floats]:
     """Nine readings of the error of vectors with these relative squared errors and cosines."""
-    mse, c = np.asarray(squared), np.asarray(cosine)
-    angle = np.arccos(np.clip(c, -1, 1))
+    mse, c = np.asarray(squared), np.clip(cosine, -1, 1)
+    angle = np.arccos(c)
     return {
         "1 − cos": 1 - c,
         "2(1 − cos)": 2 - 2 * c,
