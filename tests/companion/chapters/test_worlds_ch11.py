@@ -93,7 +93,8 @@ def published_ratio(reading):
             of_draws = np.exp(spread * rng.standard_normal((4, 1, SIZES["ratio_draws"])))
             above = 1 if name == "KQV" else (2.25 if holds else 0.5)
             of_keys[name] = above * of_draws * np.ones((1, max(ch11.COUNTS), 1))
-        return ch11.judge_c08(ch11.predict_c08(), measured, ch11.KeyKl(of_keys))
+        keys = ch11.KeyKl(of_keys)
+        return ch11.judge_c08(ch11.predict_c08(), measured, keys, chance=0.5)
 
     return world
 
@@ -455,6 +456,24 @@ def test_rank_correlation_holds_its_estimate():
     x = np.arange(30.0)
     interval = rank_correlation(x, x + 10 * np.sin(x))
     assert interval.low < interval.estimate < interval.high < 1
+
+
+def test_complete_separation_is_not_the_published_r():
+    low, high = ch11.region_of_r()
+    assert -1 < low < c08.PUBLISHED_R < high < -0.95
+    apart = np.arange(40.0) * np.ones((4, ch11.COUNTS[-1], 1))
+    keys = ch11.KeyKl({"KQV": apart, "Gaussian": 100 + apart})
+    assert keys.r("Gaussian").high < low
+
+
+def test_a_win_over_both_needs_a_win_over_qkqv():
+    checks = published_ratio(c08.AGAINST_BOTH)(worlds.FAILS).checks
+    behind = {c.prediction.label: c.low for c in checks}
+    for measure in c08.MEASURES:
+        both, qkqv = (
+            behind[c08.AHEAD.format(measure, name)] for name in (c08.OF_BOTH, c08.OF_QKQV)
+        )
+        assert both >= qkqv > 1
 
 
 def test_72_samples_give_the_published_p():

@@ -41,6 +41,7 @@ from kvbook.experiments.ch11.c08 import (
     measure_key_kl,
     measure_scheme_errors,
     predict_c08,
+    region_of_r,
     sample_sizes,
     search_c08,
 )
@@ -235,6 +236,7 @@ __all__ = [
     "predict_c16",
     "predict_c17",
     "predict_c18",
+    "region_of_r",
     "sample_sizes",
     "scalar_baselines",
     "scoreboard",

@@ -22,7 +22,7 @@ from kvlib.stats import Interval
 
 WIDE = 1024
 BITS_OF_LENGTHS = 4
-PRODUCT = "rank 128, product of two factors"
+PRODUCT = "rank 128, product of unscaled factors"
 UNIT = "rank 128, unit mean square"
 AS_LONG = "Gaussian, as long as the product"
 LENGTHS = {
@@ -36,15 +36,15 @@ LENGTHS = {
 """Law of the keys, and of the queries, and the factor on it."""
 _CELLS = (WHT, *SKETCHED.values())
 
-ONE_SPREAD = "one logit spread"
-AS_DRAWN = "factors scaled to unit mean square"
-GROWING = "unscaled product of two factors"
-GROWING_EXTREME = "unscaled product against ν=1.05"
+ONE_SPREAD = "rank 32, one logit spread, against ν=3"
+AS_DRAWN = "rank 128, product of factors scaled to unit mean square, against ν=3"
+GROWING = "rank 128, product of unscaled factors, against ν=3"
+GROWING_EXTREME = "rank 128, product of unscaled factors, against ν=1.05"
 READINGS = (ONE_SPREAD, AS_DRAWN, GROWING, GROWING_EXTREME)
 
 OVER_HEAVY = "{}: KL of low rank over heavy tail"
 NATS = "{}: KL of low rank, nats"
-OVER_FULL = "unscaled product: KL over full-rank Gaussian keys of equal length"
+OVER_FULL = "rank 128, product of unscaled factors: KL over full-rank Gaussian keys of equal length"
 SKETCH = "heavy tail {}: KL of 3+1 bits over 4 bits, Gaussian sketch"
 MISSING = (
     'the end of the caption, which breaks off after "heavy tail is the only case where MSE+QJL"'
@@ -52,12 +52,12 @@ MISSING = (
 
 
 def predict_c04() -> ledger.Predictions:
-    """Ten times the heavy tail and 1 to 10 nats, by some reading of how long the keys are."""
+    """Ten to a hundred times the heavy tail and 1 to 10 nats, by some reading of the lengths."""
     order = [
         ledger.Prediction(
             OVER_HEAVY.format(reading),
-            ledger.Above(10),
-            "less than one order of magnitude",
+            ledger.Within(55, 45),
+            "less than one order of magnitude, or more than two",
             reading=reading,
         )
         for reading in READINGS
@@ -70,7 +70,7 @@ def predict_c04() -> ledger.Predictions:
             part="number",
             reading=reading,
         )
-        for reading in READINGS[:3]
+        for reading in READINGS
     ]
     cause = ledger.Prediction(
         OVER_FULL, ledger.Above(2), "full rank does the same: length, not rank", scope="ours"
@@ -81,7 +81,7 @@ def predict_c04() -> ledger.Predictions:
         )
         for name in (HEAVY, EXTREME)
     ]
-    pilots = "The unscaled product, and rank 128 for it, were found in a pilot"
+    pilots = "That the factors are left unscaled, and their rank of 128, were chosen by a pilot"
     checks = [*order, *size, cause, *guesses]
     return ledger.Predictions("C04", checks, missing=MISSING, pilots=pilots)
 
@@ -161,18 +161,19 @@ def judge_c04(predictions: ledger.Predictions, boxes: Boxes, lengths: Lengths) -
     found = low_rank_by_reading(boxes, lengths)
     full = lengths.keys_ratio(PRODUCT, AS_LONG)
     measured = {OVER_HEAVY.format(reading): ratio for reading, (ratio, _) in found.items()}
-    measured |= {NATS.format(reading): found[reading][1] for reading in READINGS[:3]}
+    measured |= {NATS.format(reading): found[reading][1] for reading in READINGS}
     measured[OVER_FULL] = full
     for name in (HEAVY, EXTREME):
         measured[SKETCH.format(name)] = lengths.sketch_ratio(name, "gaussian")
     return predictions.verdict(
         measured,
         what_is_true=(
-            "At d = 1024 and four bits, rank-128 keys and queries made as an unscaled product of "
-            f"two factors have a KL of {found[GROWING][1].estimate:.1f} nats, "
+            "At d = 1024 and four bits, rank-128 keys and queries made as a product of unscaled "
+            f"Gaussian factors have a KL of {found[GROWING][1].estimate:.1f} nats, "
             f"{found[GROWING][0].estimate:.0f} times that of Student-t keys with ν = 3, and "
-            f"full-rank Gaussian keys of the same length have the same ({full.estimate:.2f} "
-            "times): it is the length of the logits, not rank; at one logit spread the ratio is "
+            f"full-rank Gaussian keys of the same length have about the same ({full.estimate:.2f} "
+            f"times, {full.low:.2f} to {full.high:.2f}): it is the length of the logits, not rank; "
+            "at one logit spread, and rank 32, the ratio is "
             f"{found[ONE_SPREAD][0].estimate:.2f}."
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from kvbook import ledger
 from kvbook.experiments.ch11.baselines import Books, BooksByBits
+from kvbook.experiments.ch11.c14 import apart, sign_rank
 from kvbook.experiments.ch11.errors import (
     ANGLE,
     SQUARED,
@@ -47,13 +49,17 @@ COUNTS = (16, 64)
 """Queries a draw that KL is averaged over: a few, or one for each key."""
 
 PUBLISHED_RATIO, PUBLISHED_R = 2.25, -0.983
-WIN, R_TOLERANCE = 0.95, 0.02
+PUBLISHED_DRAWS = 72
+"""A scheme, as the published p-value says."""
+WIN, R_TOLERANCE_OF_SEARCH = 0.95, 0.02
 
 AGAINST_QKQV, AGAINST_BOTH = "better than QKQV", "better than QKQV and KV"
 AHEAD = "{} of KQV over {}: ratio in the worst of 7 families"
-TIE = "{} of KQV over KV, four families with light tails: ratio"
-RATIO = "{}: KL of QKQV over KQV"
-POOLED = "{}: r of KL, KQV against QKQV"
+OF_QKQV, OF_BOTH = "QKQV, Gaussian", "the better of QKQV, Gaussian, and KV (Lloyd-Max)"
+LIGHT = "light tails (gaussian, rank 1, 4, 32)"
+TIE = "{} of KQV over KV (Lloyd-Max), " + LIGHT + ": ratio"
+RATIO = "{}: KL of QKQV over KQV, " + LIGHT
+POOLED = "{}: r of KL, KQV against QKQV (published -0.983), " + LIGHT
 P_VALUE = "log10 of the p-value of r = -0.983 with 72 samples a scheme"
 
 
@@ -66,6 +72,19 @@ def sample_sizes(r: float, p_low: float, p_high: float, sides: int) -> tuple[int
     p = sides * scipy.stats.norm.sf(z)
     sizes = np.flatnonzero((p > p_low) & (p < p_high)) + 1
     return int(sizes[0]), int(sizes[-1])
+
+
+@cache
+def region_of_r(repetitions: int = 4000) -> tuple[float, float]:
+    """Where 95% of the r lie of as many draws as the paper's, if the published r is the true one.
+
+    Two clouds of normal numbers, apart so that their r is the published one in the long run. The
+    region is not symmetric: near -1 an r scatters less to the one side than to the other.
+    """
+    z = np.random.default_rng(0).standard_normal((repetitions, 2 * PUBLISHED_DRAWS))
+    z[:, PUBLISHED_DRAWS:] += apart(PUBLISHED_R)
+    low, high = np.quantile(sign_rank(z, PUBLISHED_DRAWS), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def kl_ratio_law(dim: int = 128, bits: int = 4) -> dict[str, float]:
@@ -88,16 +107,9 @@ def sketch_readings() -> dict[str, tuple[str, int]]:
 
 def predict_c08() -> ledger.Predictions:
     """A win on every measure, over QKQV or over both; the published ratio and r by sketch."""
-    wins = [_predict_win(measure, "QKQV, Gaussian", reading=AGAINST_QKQV) for measure in MEASURES]
-    wins += [_predict_win(measure, "KV", reading=AGAINST_BOTH) for measure in MEASURES]
-    numbers = [
-        check
-        for reading in sketch_readings()
-        for check in (
-            _predict_number(RATIO, reading, PUBLISHED_RATIO, 0.05 * PUBLISHED_RATIO),
-            _predict_number(POOLED, reading, PUBLISHED_R, R_TOLERANCE),
-        )
-    ]
+    wins = [_predict_win(measure, OF_QKQV, reading=AGAINST_QKQV) for measure in MEASURES]
+    wins += [_predict_win(measure, OF_BOTH, reading=AGAINST_BOTH) for measure in MEASURES]
+    numbers = [check for reading in sketch_readings() for check in _predict_numbers(reading)]
     ours = [_predict_win(measure, "QKQV, orthogonal", scope="ours") for measure in MEASURES]
     ours += [
         ledger.Prediction(
@@ -116,7 +128,8 @@ def predict_c08() -> ledger.Predictions:
         "C08",
         [*wins, *numbers, *ours, arithmetic],
         pilots="That r hangs on the number of queries, and the least-squares sketch, were noticed "
-        "in pilots; the margin of a win was set, and draws added until r is resolved, after them",
+        "in pilots; the margin of a win was set, draws added until r is resolved, and the region "
+        "of r capped so that -1 lies outside, after them",
     )
 
 
@@ -133,16 +146,24 @@ def _predict_win(
     )
 
 
-def _predict_number(
-    label: str, reading: str, published: float, tolerance: float
-) -> ledger.Prediction:
-    return ledger.Prediction(
-        label.format(reading),
-        ledger.Within(published, tolerance),
-        "outside the tolerance",
+def _predict_numbers(reading: str) -> tuple[ledger.Prediction, ledger.Prediction]:
+    """The ratio within 5%, and r where draws as many as the paper's would have it."""
+    low, high = region_of_r()
+    ratio = ledger.Prediction(
+        RATIO.format(reading),
+        ledger.Within(PUBLISHED_RATIO, 0.05 * PUBLISHED_RATIO),
+        "more than 5% off",
         part="number",
         reading=reading,
     )
+    r = ledger.Prediction(
+        POOLED.format(reading),
+        ledger.Within((low + high) / 2, (high - low) / 2),
+        f"outside what 95% of samples of {PUBLISHED_DRAWS} draws give where r is {PUBLISHED_R}",
+        part="number",
+        reading=reading,
+    )
+    return ratio, r
 
 
 # ------------------------------------------------------------------------------ experiment
@@ -317,19 +338,34 @@ def worst_for(bound: float, intervals: Sequence[stats.Interval]) -> stats.Interv
 
 
 def judge_c08(
-    predictions: ledger.Predictions, measured: SchemeErrors, keys: KeyKl
+    predictions: ledger.Predictions, measured: SchemeErrors, keys: KeyKl, *, chance: float
 ) -> ledger.Verdict:
-    """Judge the worst family of each measure, and the ratio and r of each sketch."""
+    """Judge the worst family of each measure, and the ratio and r of each sketch.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    measured : SchemeErrors
+    keys : KeyKl
+    chance : float
+        Share of made-up pairs of ratio and r that the search would have matched.
+    """
     found = {
-        AHEAD.format(measure, rival): worst_for(WIN, measured.ratio_by_family(rival, measure))
-        for rival in ("QKQV, Gaussian", "KV", "QKQV, orthogonal")
+        AHEAD.format(measure, name): worst_for(
+            WIN, [x for rival in rivals for x in measured.ratio_by_family(rival, measure)]
+        )
+        for name, rivals in (
+            (OF_QKQV, [OF_QKQV]),
+            (OF_BOTH, [OF_QKQV, "KV"]),
+            ("QKQV, orthogonal", ["QKQV, orthogonal"]),
+        )
         for measure in MEASURES
     }
     found |= {TIE.format(measure): measured.light_ratio(measure) for measure in MEASURES[:2]}
     for reading, (sketch, queries) in sketch_readings().items():
         found[RATIO.format(reading)] = keys.ratio(sketch, queries)
         found[POOLED.format(reading)] = keys.r(sketch, queries)
-    z = abs(PUBLISHED_R) * math.sqrt(3 * 72 * 72 / (2 * 72 + 1))
+    z = abs(PUBLISHED_R) * math.sqrt(3 * PUBLISHED_DRAWS**2 / (2 * PUBLISHED_DRAWS + 1))
     found[P_VALUE] = stats.Interval.exactly(float(np.log10(2 * scipy.stats.norm.sf(z))))
     gaussian, orthogonal, fitted = (
         keys.ratio(s).estimate for s in ("Gaussian", "orthogonal", SKETCHES[-1])
@@ -337,12 +373,16 @@ def judge_c08(
     return predictions.verdict(
         found,
         what_is_true=(
-            "At four bits and d = 128, on seven families of synthetic keys, KQV beats QKQV on "
-            f"every measure, with {gaussian:.1f} times lower KL against a Gaussian sketch, "
-            f"{orthogonal:.2f} against an orthogonal one and {fitted:.2f} against a Gaussian one "
-            "with the least-squares scale; it does not beat KV where tails are light: there the "
-            f"keys tie ({measured.light_ratio('KL').estimate:.2f} times KV's KL) and the sketch "
-            f"on V makes its 6-D error {measured.light_six_ratio().estimate:.2f} times KV's."
+            "At four bits and d = 128 KQV beats QKQV on every measure in each of seven families "
+            "of synthetic keys; it does not beat KV (Lloyd-Max without rotation) where tails are "
+            f"light: there keys tie ({measured.light_ratio('KL').estimate:.2f} times KV's KL) "
+            "and a Gaussian sketch on V makes KQV's 6-D error "
+            f"{measured.light_six_ratio().estimate:.2f} times KV's. On keys with {LIGHT} the KL of "
+            f"QKQV is {gaussian:.1f} times KQV's with QJL's unbiased Gaussian sketch, "
+            f"{orthogonal:.2f} times with an orthogonal one and {fitted:.2f} times, near the "
+            "published 2.25, with a least-squares Gaussian one, which is not QJL's unbiased "
+            f"decoder ({len(sketch_readings())} readings; chance that a made-up pair of ratio and "
+            f"r is matched by the search {chance:.0%})."
         ),
     )
 
@@ -401,7 +441,7 @@ def search_c08(
             labels.append(label)
             values.append(value)
     published = np.array([PUBLISHED_RATIO, PUBLISHED_R])
-    tolerance = np.array([0.05, R_TOLERANCE / abs(PUBLISHED_R)])
+    tolerance = np.array([0.05, R_TOLERANCE_OF_SEARCH / abs(PUBLISHED_R)])
     return Search(labels, np.array(values), published, tolerance, relative=True)
 
 
