@@ -555,7 +555,7 @@ def judge_c12(
         },
         what_is_true="At one budget and logit scale KL puts schemes and synthetic families (d = "
         "128, values exact) in the order of their direction, routing and output errors, in at "
-        f"least {least.estimate:.0%} of pairs; with scheme and budget fixed, direction error "
-        f"orders the KL of different families in {families.estimate:.0%} (a coin: 50%).",
+        f"least {least.estimate:.0%} of pairs. Between families, with scheme and budget fixed, "
+        f"direction error does not: {families.estimate:.0%} (a coin: 50%).",
         note="That values do not enter KL is its definition, and decides nothing.",
     )
