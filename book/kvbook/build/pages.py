@@ -63,9 +63,9 @@ stated before it measured, and links to the cell that computed it. A claim has o
 Results of the book are **CONFIRMED**, **CONFIRMED WITH EXCEPTIONS**, **REFUTED** or INCONCLUSIVE.
 
 "9 of 12 checks hold" counts the checks inside the claim's own scope; only they decide. Checks "of
-ours" go beyond it: other sketches than the paper's Gaussian one, other budgets, other data. Each row shows one check that holds and one that
-fails, with intervals; the chapter's cell shows all. † marks rules of which a tolerance or a size
-was settled after a pilot run.
+ours" go beyond it: other sketches than the paper's Gaussian one, other budgets, other data. Each
+row shows one check that holds and one that fails, with intervals; the chapter's cell shows all. †
+marks rules of which a tolerance or a size was settled after a pilot run.
 """
 
 HEADINGS = {

@@ -107,7 +107,7 @@ def one_curve(holds):
     def noise(*shape, spread=0.1):
         return np.exp(spread * rng.standard_normal(shape))
 
-    angle = np.array([0.03, 0.043, 0.074] if holds else [0.074, 0.05, 0.045])[:, None]
+    angle = np.array([0.03, 0.055, 0.095] if holds else [0.074, 0.05, 0.045])[:, None]
     # Attention differs from draw to draw, and with it KL at the same direction error.
     of_draw = noise(draws, spread=0.5)
     along = 0.03 * 2.0 ** (4 - np.arange(1, 5))[:, None]

@@ -179,8 +179,8 @@ def judge_c09(predictions: ledger.Predictions, factorial: Factorial) -> ledger.V
         f"With the paper's Gaussian sketch (n=2..6, d=8 to 1024, logit spreads 0.5 to 8) QKQV has "
         f"the higher KL, at least {lowest.estimate:.1f} times, but for Student-t keys with ν=1.05 "
         f"at two bits and diffuse attention (spread 0.5), where it has as little as "
-        f"{extreme.estimate:.2f} times the KL of KQV. Orthogonal sketches, one bit, d=2, spikes and "
-        f"queries along the keys bring more exceptions."
+        f"{extreme.estimate:.2f} times the KL of KQV. Orthogonal sketches, one bit, d=2, spikes "
+        f"and queries along the keys bring more exceptions."
     )
     return _verdict(predictions, [*of_claim, *ours], what_is_true)
 

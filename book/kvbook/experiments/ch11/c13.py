@@ -315,7 +315,7 @@ def judge_c13(predictions: ledger.Predictions, bridge: Bridge, worst: Floats) ->
         f"direction error KV is {found[FAR].estimate:.2f} times QKQV, and above KQV's curve "
         f"({above:.1f} times).",
         note=f"KV's draws that decide are those whose KL KQV reaches with two bits or more: "
-        f"{reached} of {angles.shape[1]}. The collapse is claimed for the centre and right panels; the left one is ours. The "
-        "axes of those panels are not known: KL to misrouted weight and KL to output error are the "
-        "natural reading of the caption's words.",
+        f"{reached} of {angles.shape[1]}. The collapse is claimed for the centre and right panels, "
+        "whose axes are not known: KL to misrouted weight and KL to output error are the natural "
+        "reading of the caption's words.",
     )

@@ -401,7 +401,7 @@ def judge_c14(predictions: ledger.Predictions, contest: Contest, tried: int) -> 
         found,
         what_is_true="At rank 32 a KV with Lloyd-Max codes is ahead of KQV in the six-dimensional "
         f"error at every budget from 2 to 6 (d=128, orthogonal sketch, r at most {highest:.3f}), "
-        "because its values keep all their bits; with poorer scalar codes for KV the order changes.",
-        note=f"The second reading is the nearest of {tried:,} tried, measured again on new draws: a "
-        "search decides nothing.",
+        "because its values keep all their bits; with poorer scalar codes for KV it is not.",
+        note=f"The second reading is the nearest of {tried:,} tried, measured again on new draws: "
+        "a search decides nothing.",
     )

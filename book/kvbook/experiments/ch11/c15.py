@@ -386,7 +386,7 @@ def judge_c15(
         f"KV's at two bits and at four (angle/π {two:.3f} against {kv_two:.3f}, then {four:.3f} "
         f"against {kv_four:.3f}): it stays low, but falls by a factor of {two / four:.1f}. 0.027 "
         "is this angle; 0.645 cannot be one of a symmetric codebook.",
-        note="An angle/π above one half cannot come from a symmetric codebook. Stable is read as low: "
-        "no good quantizer leaves an error unchanged when it gets two more bits. r = +1.000 is taken "
-        "to be of K's direction error.",
+        note="An angle/π above one half cannot come from a symmetric codebook. Stable is read as "
+        "low: no good quantizer leaves an error unchanged when it gets two more bits. r = +1.000 "
+        "is taken to be of K's direction error.",
     )
