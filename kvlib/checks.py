@@ -79,6 +79,15 @@ def as_integers(x: ArrayLike, name: str) -> NDArray[Any]:
     return array
 
 
+def as_booleans(x: ArrayLike, name: str) -> NDArray[np.bool_]:
+    """Return ``x`` as an array of booleans; numbers that merely count as true are refused."""
+    refuse_masked(x, name)
+    array = np.asarray(x)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must hold booleans, got dtype {array.dtype}")
+    return array
+
+
 def as_bytes(x: object, name: str) -> NDArray[np.uint8]:
     """Return ``x`` if it is an array of uint8 with at least one axis."""
     refuse_masked(x, name)

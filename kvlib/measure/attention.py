@@ -2,7 +2,12 @@
 
 Shapes everywhere: queries ``q`` (..., queries, d), keys ``k`` and values ``v`` (..., tokens, d).
 The leading axes broadcast. For grouped-query attention, where several query heads share one key
-head, insert an axis: ``q`` (key heads, group, queries, d) against ``k[:, None]``.
+head, insert an axis: ``q`` (key heads, group, queries, d) against ``k[:, None]``, as
+:func:`kvlib.data.heads.heads` does.
+
+A logit is ``scale * <q, k>``, capped to ``softcap * tanh(logit / softcap)`` where the model does so
+(Gemma 2). Which keys a query sees is said by ``causal``, ``window``, ``sinks``, ``query_tokens``
+and ``mask``, see :func:`attention_weights`.
 
 Everything is accumulated in float64, whatever the input's precision. Work is cut into blocks that
 depend on the arrays' shapes only, and blocks go to threads: results do not depend on how many
@@ -25,10 +30,10 @@ from kvlib.checks import (
     FloatArray,
     as_real,
     as_vectors,
-    check_bool,
     check_int,
     check_positive,
 )
+from kvlib.measure.visibility import Visibility, visibility
 from kvlib.quantize.kernels import runtime
 
 BLOCK_BYTES = 1 << 23
@@ -63,7 +68,16 @@ class RowStatistics:
 
 
 def attention_weights(
-    q: ArrayLike, k: ArrayLike, *, causal: bool = False, scale: float | None = None
+    q: ArrayLike,
+    k: ArrayLike,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
+    sinks: int = 0,
+    query_tokens: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Attention rows ``softmax(scale * q k^T)``.
 
@@ -74,9 +88,20 @@ def attention_weights(
         Leading axes broadcast against those of ``q``.
     causal : bool
         Let query i see the keys ``j <= i + tokens - queries`` only, so that the last query is
-        aligned with the last key.
+        aligned with the last key; or those up to its own, where ``query_tokens`` are given.
     scale : float, optional
         Factor on the inner products, ``1/sqrt(d)`` by default.
+    softcap : float, optional
+        Replace each scaled logit x by ``softcap * tanh(x / softcap)``. Not capped by default.
+    window : int, optional
+        With ``causal``: let a query see the last ``window`` keys only, its own among them.
+    sinks : int
+        First keys that stay visible whatever the window.
+    query_tokens : array of int, shape (queries,), optional
+        Index of each query's own key, where the queries are not those of the last tokens.
+    mask : array of bool, optional
+        True where a query may see a key; broadcasts to (..., queries, tokens), so that shape
+        (tokens,) or (windows, 1, tokens) hides padded keys from all queries.
 
     Returns
     -------
@@ -86,15 +111,23 @@ def attention_weights(
 
     Raises
     ------
-    ValueError
-        If the shapes do not match, an entry is not finite, or a causal mask would leave a
-        query without keys.
+    TypeError, ValueError
+        If the shapes do not match, an entry is not finite, or a causal order or a mask would leave
+        a query without keys.
+
+    Examples
+    --------
+    >>> attention_weights(np.zeros((1, 4)), np.zeros((8, 4)), causal=True, window=2, sinks=1)
+    array([[0.33333333, 0.        , 0.        , 0.        , 0.        ,
+            0.        , 0.33333333, 0.33333333]])
     """
-    causal = check_bool(causal, "causal")
-    (q, k), shape, scale = _prepare({"q": q, "k": k}, causal, scale)
-    rows = slice(0, shape.queries)
-    logits = _logits(q.astype(np.float64), k.astype(np.float64), scale, rows, shape, causal)
-    return _softmax(logits).reshape(*shape.lead, shape.queries, shape.tokens)
+    arrays = {"q": q, "k": k}
+    rules = {"causal": causal, "window": window, "sinks": sinks}
+    (q, k), shape, logit = _prepare(arrays, scale, softcap, query_tokens, mask, rules)
+    heads, rows = (slice(None),) * len(shape.grid), slice(0, shape.queries)
+    logits = logit.of(q.astype(np.float64), k.astype(np.float64))
+    p = _softmax(shape.visible.hide(logits, heads, rows))
+    return p.reshape(*shape.lead, shape.queries, shape.tokens)
 
 
 def attention_output(
@@ -104,13 +137,18 @@ def attention_output(
     *,
     causal: bool = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
+    sinks: int = 0,
+    query_tokens: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> NDArray[np.float64]:
     """Attention output ``T = softmax(scale * q k^T) v``, in blocks of queries.
 
     Parameters
     ----------
-    q, k, causal, scale
+    q, k, causal, scale, softcap, window, sinks, query_tokens, mask
         As in :func:`attention_weights`.
     v : array, shape (..., tokens, d_v)
     block_bytes : int
@@ -121,17 +159,18 @@ def attention_output(
     ndarray, shape (..., queries, d_v)
         In float64.
     """
-    causal = check_bool(causal, "causal")
-    (q, k, v), shape, scale = _prepare({"q": q, "k": k, "v": v}, causal, scale)
+    arrays = {"q": q, "k": k, "v": v}
+    rules = {"causal": causal, "window": window, "sinks": sinks}
+    (q, k, v), shape, logit = _prepare(arrays, scale, softcap, query_tokens, mask, rules)
     out = np.empty((*shape.grid, shape.queries, v.shape[-1]))
 
     def take(heads: _Index) -> tuple[FloatArray, ...]:
         return _take(k, heads), _take(v, heads)
 
     def compute(heads: _Index, rows: slice, keys: FloatArray, values: FloatArray) -> None:
-        seen = shape.visible(rows, causal)
-        queries = _take(q, heads, rows)
-        p = _softmax(_logits(queries, keys[:, :seen], scale, rows, shape, causal))
+        seen = shape.visible.seen(rows)
+        logits = logit.of(_take(q, heads, rows), keys[:, :seen])
+        p = _softmax(shape.visible.hide(logits, heads, rows))
         out[(*heads, rows)] = p @ values[:, :seen]
 
     _run_blocks(_blocks(shape, block_bytes, _MATRICES), take, compute)
@@ -145,13 +184,18 @@ def attention_kl(
     *,
     causal: bool = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
+    sinks: int = 0,
+    query_tokens: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> NDArray[np.float64]:
     """KL divergence KL(p || p_hat) between attention on ``k`` and on ``k_hat``, per query.
 
     Parameters
     ----------
-    q, k, causal, scale
+    q, k, causal, scale, softcap, window, sinks, query_tokens, mask
         As in :func:`attention_weights`.
     k_hat : array, shape (..., tokens, d)
         Reconstructed keys; leading axes broadcast, so that several reconstructions of the same
@@ -167,7 +211,7 @@ def attention_kl(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As in :func:`attention_weights`, and when the logits overflow float64.
 
     Notes
@@ -179,12 +223,14 @@ def attention_kl(
     because ``sum(p * eta) = 0``. Every summand is non-negative, hence nothing cancels: the
     difference of two log-softmax rows, by contrast, loses all digits once KL falls below the
     rounding error of a logit (about 1e-6 in float32). An error common to all keys drops out in
-    ``eta``. Errors above 500 nats are summed in the log domain.
+    ``eta``. Errors above 500 nats are summed in the log domain. Where logits are capped, the errors
+    are those of the capped ones, by ``tanh(x + y) - tanh(x) = tanh(y) (1 - tanh(x) tanh(x + y))``.
     """
-    causal = check_bool(causal, "causal")
-    (q, k, k_hat), shape, scale = _prepare({"q": q, "k": k, "k_hat": k_hat}, causal, scale)
+    arrays = {"q": q, "k": k, "k_hat": k_hat}
+    rules = {"causal": causal, "window": window, "sinks": sinks}
+    (q, k, k_hat), shape, logit = _prepare(arrays, scale, softcap, query_tokens, mask, rules)
     out = np.empty((*shape.grid, shape.queries))
-    compiled = runtime.kernels("attention_rows")
+    compiled = runtime.kernels("attention_rows") if shape.visible.kernel_knows else None
 
     def take(heads: _Index) -> tuple[FloatArray, ...]:
         keys, errors = _take(k, heads), _take(k_hat, heads)
@@ -192,11 +238,16 @@ def attention_kl(
         return keys, errors
 
     def compute(heads: _Index, rows: slice, keys: FloatArray, errors: FloatArray) -> None:
-        seen = shape.visible(rows, causal)
-        queries = _take(q, heads, rows) * scale
-        with np.errstate(over="ignore", invalid="ignore"):  # refused by name further down
-            logits, delta = (queries @ x[:, :seen].swapaxes(-1, -2) for x in (keys, errors))
-            out[(*heads, rows)] = _kl_of_block(compiled, logits, delta, rows, shape, causal)
+        seen = shape.visible.seen(rows)
+        logits, delta = logit.with_errors(_take(q, heads, rows), keys[:, :seen], errors[:, :seen])
+        kl = None
+        if compiled is not None:
+            kl = _kl_compiled(compiled, logits, delta, rows, shape)
+        if kl is None:
+            _refuse_overflow(logits)
+            # Masked keys keep their delta: it only ever meets a weight of zero.
+            kl = _kl_from_errors(shape.visible.hide(logits, heads, rows), delta)
+        out[(*heads, rows)] = kl
 
     matrices = _MATRICES_OF_NUMPY if compiled is None else _MATRICES
     _run_blocks(_blocks(shape, block_bytes, matrices), take, compute)
@@ -235,28 +286,61 @@ def row_statistics(p: ArrayLike) -> RowStatistics:
     return RowStatistics(S2, (squares * rows).sum(-1), entropy, 1 / S2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Shape:
-    """Broadcast leading axes and the two token counts."""
+    """Broadcast leading axes, the two token counts, and what a query sees."""
 
     lead: tuple[int, ...]
     queries: int
     tokens: int
     dim: int
+    visible: Visibility
 
     @property
     def grid(self) -> tuple[int, ...]:
         """The leading axes, or one axis of length one, so that a head always has an index."""
         return self.lead or (1,)
 
-    def visible(self, rows: slice, causal: bool) -> int:
-        """Number of keys that at least one query of the block may see."""
-        return self.tokens - self.queries + rows.stop if causal else self.tokens
+
+@dataclass(frozen=True)
+class _Logit:
+    """What a model makes of an inner product of query and key."""
+
+    scale: float
+    softcap: float | None
+
+    def of(self, q: NDArray[Any], k: NDArray[Any]) -> NDArray[Any]:
+        """Logits of a block of queries with the first keys."""
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by name further down
+            logits: NDArray[Any] = (q * self.scale) @ k.swapaxes(-1, -2)
+        if self.softcap is None:
+            return logits
+        _refuse_overflow(logits)  # which the cap would hide
+        return np.asarray(self.softcap * np.tanh(logits / self.softcap))
+
+    def with_errors(
+        self, q: NDArray[Any], k: NDArray[Any], errors: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The same, and by how much errors of the keys change them."""
+        queries, cap = q * self.scale, self.softcap
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by name further down
+            logits, delta = (queries @ x.swapaxes(-1, -2) for x in (k, errors))
+        if cap is None:
+            return logits, delta
+        _refuse_overflow(logits)
+        _refuse_overflow(delta)
+        exact, noisy = np.tanh(logits / cap), np.tanh((logits + delta) / cap)
+        return cap * exact, cap * np.tanh(delta / cap) * (1 - exact * noisy)
 
 
 def _prepare(
-    arrays: dict[str, ArrayLike], causal: bool, scale: float | None
-) -> tuple[list[FloatArray], _Shape, float]:
+    arrays: dict[str, ArrayLike],
+    scale: float | None,
+    softcap: float | None,
+    query_tokens: ArrayLike | None,
+    mask: ArrayLike | None,
+    rules: dict[str, Any],
+) -> tuple[list[FloatArray], _Shape, _Logit]:
     """Check q, k and whatever belongs to the same tokens as k; broadcast the leading axes."""
     checked = {name: as_vectors(x, name) for name, x in arrays.items()}
     q, k = checked["q"], checked["k"]
@@ -273,14 +357,14 @@ def _prepare(
     except ValueError:
         shapes = ", ".join(f"{name} {x.shape}" for name, x in checked.items())
         raise ValueError(f"leading axes must broadcast, got {shapes}") from None
-    shape = _Shape(lead, q.shape[-2], k.shape[-2], dim)
-    if causal and shape.tokens < shape.queries:
-        raise ValueError(
-            f"causal=True needs at least as many keys as queries, got {shape.queries} queries "
-            f"and {shape.tokens} keys: the first queries would see nothing"
-        )
+    queries, tokens = q.shape[-2], k.shape[-2]
+    visible = visibility(
+        queries, tokens, lead or (1,), query_tokens=query_tokens, mask=mask, **rules
+    )
+    shape = _Shape(lead, queries, tokens, dim, visible)
     factor = 1 / math.sqrt(dim) if scale is None else check_positive(scale, "scale")
-    return [_on_grid(x, shape) for x in checked.values()], shape, factor
+    cap = None if softcap is None else check_positive(softcap, "softcap")
+    return [_on_grid(x, shape) for x in checked.values()], shape, _Logit(factor, cap)
 
 
 def _on_grid(x: FloatArray, shape: _Shape) -> FloatArray:
@@ -345,22 +429,6 @@ def _take(x: FloatArray, heads: _Index, rows: slice = slice(None)) -> NDArray[An
     return np.asarray(x[(*heads, rows)].astype(np.float64, copy=False))
 
 
-def _logits(
-    q: NDArray[Any], k: NDArray[Any], scale: float, rows: slice, shape: _Shape, causal: bool
-) -> NDArray[Any]:
-    """Scaled inner products of a block of queries with the first keys, minus infinity if masked."""
-    with np.errstate(over="ignore", invalid="ignore"):  # refused by name further down
-        logits: NDArray[Any] = (q * scale) @ k.swapaxes(-1, -2)
-    return _mask(logits, rows, shape) if causal else logits
-
-
-def _mask(logits: NDArray[Any], rows: slice, shape: _Shape) -> NDArray[Any]:
-    """Minus infinity, in place, where a query of the block must not see a key."""
-    last = np.arange(rows.start, rows.stop) + shape.tokens - shape.queries
-    logits[..., np.arange(logits.shape[-1]) > last[:, None]] = -np.inf
-    return logits
-
-
 def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
     """Softmax along the last axis, in place."""
     with np.errstate(invalid="ignore"):
@@ -377,28 +445,23 @@ def _refuse_overflow(values: NDArray[Any]) -> None:
         raise ValueError("q, k and scale give logits beyond the range of float64")
 
 
-def _kl_of_block(
-    compiled: ModuleType | None,
+def _kl_compiled(
+    compiled: ModuleType,
     logits: NDArray[Any],
     delta: NDArray[Any],
     rows: slice,
     shape: _Shape,
-    causal: bool,
-) -> NDArray[Any]:
-    """KL of a block from exact logits and logit errors; both may be overwritten."""
-    if compiled is not None:
-        heads, queries, seen = logits.shape
-        kl = np.empty((heads, queries))
-        first = shape.tokens - shape.queries + rows.start + 1 if causal else seen
-        left = compiled.kl_rows(
-            logits.reshape(-1, seen), delta.reshape(-1, seen), queries, first, int(causal),
-            _LARGE, np.empty(seen), kl.reshape(-1),
-        )  # fmt: skip
-        if not left:
-            return kl
-    _refuse_overflow(logits)
-    # Masked keys keep their delta: it only ever meets a weight of zero.
-    return _kl_from_errors(_mask(logits, rows, shape) if causal else logits, delta)
+) -> NDArray[Any] | None:
+    """KL of a block from exact logits and logit errors; None if it holds a row for numpy."""
+    heads, queries, seen = logits.shape
+    kl = np.empty((heads, queries))
+    causal = shape.visible.causal
+    first = shape.tokens - shape.queries + rows.start + 1 if causal else seen
+    left = compiled.kl_rows(
+        logits.reshape(-1, seen), delta.reshape(-1, seen), queries, first, int(causal),
+        _LARGE, np.empty(seen), kl.reshape(-1),
+    )  # fmt: skip
+    return None if left else kl
 
 
 def _kl_from_errors(logits: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:

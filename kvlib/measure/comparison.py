@@ -6,7 +6,8 @@ divergence of each row) the next measure finds there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from kvlib.checks import FloatArray
 from kvlib.measure import attention, metrics
+from kvlib.measure.visibility import visibility
 from kvlib.quantize import Encoded, Scheme, bits_per_coordinate
 
 
@@ -24,41 +26,56 @@ class Exact:
 
     Attributes
     ----------
-    q : array, shape (heads, rows, d)
+    q : array, shape (heads, [group,] rows, d)
+        The axis is there where query heads share a key head; its rows are counted as one head's.
     k : array, shape (heads, tokens, d)
     v : array, shape (heads, tokens, d_v)
     causal : bool
         Whether the rows are the last of the tokens and see only the keys up to their own.
+    rules : mapping
+        What else attention must be told, see :class:`kvlib.data.heads.Head`.
     """
 
     q: FloatArray
     k: FloatArray
     v: FloatArray
     causal: bool = False
+    rules: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the attention functions."""
+        return {"causal": self.causal, **self.rules}
+
+    def against(self, x: FloatArray) -> FloatArray:
+        """Keys or values, shape (..., tokens, d), with the axes of the queries."""
+        return x[:, None] if self.q.ndim > 3 else x
 
     @cached_property
     def output(self) -> NDArray[np.float64]:
-        """Attention output with exact keys and values, shape (heads, rows, d_v)."""
-        return attention.attention_output(self.q, self.k, self.v, causal=self.causal)
+        """Attention output with exact keys and values, shape (heads, [group,] rows, d_v)."""
+        k, v = self.against(self.k), self.against(self.v)
+        return attention.attention_output(self.q, k, v, **self.options)
 
     @cached_property
     def top_keys(self) -> NDArray[np.intp]:
-        """Index of the key with the largest logit, shape (heads, rows)."""
+        """Index of the key with the largest logit, shape (heads, rows), groups joined."""
         return self.largest(self.k)
 
     def largest(self, k: FloatArray) -> NDArray[np.intp]:
         """The same for other keys, in blocks of rows."""
-        tokens, rows = k.shape[-2], self.q.shape[-2]
+        *lead, rows, _ = self.q.shape
+        tokens = k.shape[-2]
+        order = {n: x for n, x in self.options.items() if n not in ("scale", "softcap")}
+        visible = visibility(rows, tokens, tuple(lead), **order)
         step = max(1, attention.BLOCK_BYTES // (8 * tokens))
         out = np.empty(self.q.shape[:-1], dtype=np.intp)
-        for head in range(len(self.q)):
+        for head in np.ndindex(*lead):
             for start in range(0, rows, step):
-                logits = self.q[head, start : start + step] @ k[head].T
-                if self.causal:
-                    seen = np.arange(start, start + len(logits))[:, None] + tokens - rows
-                    logits = np.where(np.arange(tokens) <= seen, logits, -np.inf)
-                out[head, start : start + step] = logits.argmax(-1)
-        return out
+                block = slice(start, min(start + step, rows))
+                logits = self.q[(*head, block)] @ k[head[0]].T
+                out[(*head, block)] = visible.hide(logits, head, block).argmax(-1)
+        return out.reshape(len(out), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,15 +147,17 @@ class Comparison:
 
     @cached_property
     def kl(self) -> NDArray[np.float64]:
-        """Divergence of each attention row in nats, shape (heads, rows)."""
+        """Divergence of each attention row in nats, shape (heads, rows), groups joined."""
         exact = self.exact
-        return attention.attention_kl(exact.q, exact.k, self.decoded.k, causal=exact.causal)
+        k, k_hat = exact.against(exact.k), exact.against(self.decoded.k)
+        return attention.attention_kl(exact.q, k, k_hat, **exact.options).reshape(len(k), -1)
 
     @cached_property
     def output(self) -> NDArray[np.float64]:
-        """Attention output with reconstructed keys and values, shape (heads, rows, d_v)."""
-        exact, decoded = self.exact, self.decoded
-        return attention.attention_output(exact.q, decoded.k, decoded.v, causal=exact.causal)
+        """The same with reconstructed keys and values."""
+        exact = self.exact
+        k, v = exact.against(self.decoded.k), exact.against(self.decoded.v)
+        return attention.attention_output(exact.q, k, v, **exact.options)
 
     @cached_property
     def t_errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,4 +166,5 @@ class Comparison:
 
 
 def _errors(x: Any, x_hat: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return metrics.relative_mse(x, x_hat).mean(-1), metrics.direction_error(x, x_hat).mean(-1)
+    sizes, angles = metrics.relative_mse(x, x_hat), metrics.direction_error(x, x_hat)
+    return sizes.reshape(len(x), -1).mean(-1), angles.reshape(len(x), -1).mean(-1)

@@ -173,8 +173,9 @@ def named(name: str, bits: int, **options: Any) -> Scheme:
         KV has none. ``sketch`` ("gaussian", "haar", "hadamard") and ``sketch_scale`` ("unbiased",
         "mmse") of the sketched caches. ``scale`` ("norm", "matched", "unbiased") and
         ``side_dtype`` of every quantizer that can have them: a sketched 1-bit budget has no
-        codebook to rescale and keeps its residual norm only. EDEN and C-EDEN are unbiased whatever ``scale``. Options that a
-        scheme of this family has no use for are checked and change nothing.
+        codebook to rescale and keeps its residual norm only. EDEN and C-EDEN are unbiased whatever
+        ``scale``. Options that a scheme of this family has no use for are checked and change
+        nothing.
 
     Raises
     ------

@@ -47,15 +47,17 @@ def scheme_seed(cell: Cell, seed: int) -> int:
     return int(stream.generate_state(1)[0])
 
 
-def draw_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray, bool]:
-    """Queries, keys, values of one head, and whether they are causal."""
+def draw_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray, dict[str, Any]]:
+    """Queries, keys, values of one head, and what attention must be told of it."""
+    options: dict[str, Any] = {"causal": False}
     if cell.cache is not None:
-        q, k, v, causal = _captured_head(cell, grid)
+        q, k, v, options = _captured_head(cell, grid)
     else:
         q, k, v = _synthetic_head(cell, grid)
-        causal = False
     q, k, v = (np.ascontiguousarray(x, dtype=grid.dtype) for x in (q, k, v))
-    return (_unit_spread(q, k) if grid.logit_unit == "spread" else q), k, v, causal
+    if grid.logit_unit == "spread":
+        q = _unit_spread(q, k, options.get("scale"))
+    return q, k, v, options
 
 
 def _synthetic_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -71,7 +73,9 @@ def _synthetic_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, Flo
     return queries, keys[: cell.tokens], values
 
 
-def _captured_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, FloatArray, bool]:
+def _captured_head(
+    cell: Cell, grid: Grid
+) -> tuple[FloatArray, FloatArray, FloatArray, dict[str, Any]]:
     (path,) = (p for p in grid.caches if load_cache(p).name == cell.cache)
     cache = load_cache(path)
     assert cell.layer is not None
@@ -79,7 +83,11 @@ def _captured_head(cell: Cell, grid: Grid) -> tuple[FloatArray, FloatArray, Floa
     at = cache.layers.index(cell.layer) * len(cache.heads) + cache.heads.index(cell.head)
     head = _heads_of(str(path), grid.queries)[at]
     window = cell.window or 0
-    return head.q[window], head.k[window], head.v[window], head.causal
+    options = head.options
+    if "mask" in options:  # of a sliding window: padding is refused
+        options["mask"] = options["mask"][window]
+    k, v = (x[window].reshape(x.shape[-2:]) for x in (head.k, head.v))
+    return head.q[window], k, v, options
 
 
 @functools.lru_cache(maxsize=2)
@@ -87,9 +95,10 @@ def _heads_of(path: str, rows: int) -> tuple[heads.Head, ...]:
     return tuple(heads.heads(load_cache(path), rows=rows))
 
 
-def _unit_spread(q: FloatArray, k: FloatArray) -> FloatArray:
+def _unit_spread(q: FloatArray, k: FloatArray, scale: float | None) -> FloatArray:
     """Queries scaled so that the logits spread by one, each query's mean removed."""
-    logits = q.astype(np.float64) @ k.T.astype(np.float64) / np.sqrt(k.shape[-1])
+    logits = q.astype(np.float64) @ k.T.astype(np.float64)
+    logits = logits / np.sqrt(k.shape[-1]) if scale is None else logits * scale
     spread = np.sqrt(np.square(logits - logits.mean(-1, keepdims=True)).mean())
     return np.asarray(q / spread, dtype=q.dtype)
 
@@ -100,22 +109,25 @@ def _unit_spread(q: FloatArray, k: FloatArray) -> FloatArray:
 class _Heads:
     """Heads of one seed, stacked, at every logit scale."""
 
-    def __init__(self, parts: Sequence[tuple[FloatArray, ...]], causal: bool, seed: int) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[FloatArray, ...]], options: Mapping[str, Any], seed: int
+    ) -> None:
         q, self.k, self.v = (np.stack(x) for x in zip(*parts, strict=True))
-        self.q, self.causal, self.seed = q, causal, seed
+        self.q, self.options, self.seed = q, options, seed
         self._exact: dict[float, Exact] = {}
 
     def exact(self, logit_scale: float) -> Exact:
         """At one logit scale; what attention makes of it is computed once for all treatments."""
         if logit_scale not in self._exact:
             q = np.asarray(logit_scale * self.q, dtype=self.q.dtype)
-            self._exact[logit_scale] = Exact(q, self.k, self.v, self.causal)
+            rules = {name: x for name, x in self.options.items() if name != "causal"}
+            self._exact[logit_scale] = Exact(q, self.k, self.v, self.options["causal"], rules)
         return self._exact[logit_scale]
 
     def one(self, index: int) -> _Heads:
         """A head by itself."""
         part = (self.q[index], self.k[index], self.v[index])
-        return _Heads([part], self.causal, self.seed)
+        return _Heads([part], self.options, self.seed)
 
 
 def _measure(
@@ -164,7 +176,7 @@ def _measure_draw(grid: Grid, index: int) -> list[list[Any]]:
         parts, whole = [], []
         for i in members:
             try:
-                *part, causal = draw_head(cells[i], grid)
+                *part, options = draw_head(cells[i], grid)
             except Exception as error:
                 results[i] = [error] * grid.rows_per_cell
             else:
@@ -172,7 +184,7 @@ def _measure_draw(grid: Grid, index: int) -> list[list[Any]]:
                 whole.append(i)
         if not whole:
             continue
-        stacked = _Heads(parts, causal, seed)
+        stacked = _Heads(parts, options, seed)
         for treatment in grid.treatments:
             for i, rows in zip(whole, _rows_of(stacked, treatment, grid), strict=True):
                 results[i] += rows

@@ -259,10 +259,16 @@ class Grid:
         if repeated:
             raise ValueError(f"caches must have different names, got {repeated[0]!r} twice")
         for path in self.caches:
-            if self.queries > load_cache(path).tokens:
+            cache = load_cache(path)
+            if cache.mask is not None:
                 raise ValueError(
-                    f"queries must be at most the {load_cache(path).tokens} tokens of a window of "
-                    f"{path}, got {self.queries}"
+                    f"caches must have no padding, which errors would count, got a mask in {path}: "
+                    "capture each text by itself"
+                )
+            if self.queries > cache.q.shape[-2]:
+                raise ValueError(
+                    f"queries must be at most the {cache.q.shape[-2]} of a window of {path}, "
+                    f"got {self.queries}"
                 )
 
     # What is measured ------------------------------------------------------------------------
@@ -346,7 +352,6 @@ class Grid:
 
     def _captured_cell(self, path: str, i: int, j: int, repetition: int) -> Cell:
         cache = load_cache(path)
-        windows = cache.k.shape[2] if cache.k.ndim == 5 else 1
         return Cell(
             cache.dim,
             cache.tokens,
@@ -354,7 +359,7 @@ class Grid:
             cache=cache.name,
             layer=cache.layers[i],
             head=cache.heads[j],
-            window=repetition % windows,
+            window=repetition % cache.windows,
         )
 
     def cells(self) -> Iterator[Cell]:

@@ -358,7 +358,7 @@ def test_another_file_under_the_same_name_is_another_sweep(cache, tmp_path):
         ({"caches": ("none.npz",)}, OSError, "none.npz"),
         ({"caches": (3,)}, TypeError, "caches must hold paths"),
         ({"families": ()}, ValueError, "families must hold at least one value unless"),
-        ({"queries": 17, "CACHE": True}, ValueError, "queries must be at most the 16 tokens"),
+        ({"queries": 17, "CACHE": True}, ValueError, "queries must be at most the 16 of a window"),
         ({"families": {"gaussian"}}, TypeError, "families must be a sequence"),
         ({"metrics": ("speed",)}, ValueError, "metrics: name must be one of 'kl_mean'"),
         ({"logit_unit": "bits"}, ValueError, "logit_unit must be one of"),
