@@ -124,12 +124,12 @@ def _range(low: float, high: float, above: bool) -> str:
 
 
 def check_nonzero_norms(norms: FloatArray, name: str) -> None:
-    """Refuse zero-norm vectors: they have no direction to quantize."""
+    """Refuse zero-norm vectors: they have no direction, nor an error relative to their length."""
     zero = int((norms == 0).sum())
     if zero:
         raise ValueError(
             f"{name} must hold nonzero vectors, got {zero} of {norms.size} with norm zero; "
-            "drop those tokens first"
+            "leave those tokens out of what is measured"
         )
 
 

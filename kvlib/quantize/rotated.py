@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from kvlib.checks import (
     FloatArray,
+    as_booleans,
     as_vectors,
     check_bits,
     check_bool,
     check_choice,
     check_dim,
     check_int,
-    check_nonzero_norms,
     keep_checked,
     refuse_masked,
 )
@@ -60,6 +60,15 @@ class RotatedQuantizer:
         Encode deviations from the mean over the tokens of each batch entry, whose d numbers are
         stored and counted. What is subtracted is the mean as stored, so that its rounding is
         encoded, not lost.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((3, 100, 64))
+    >>> encoded = RotatedQuantizer(4, scale="unbiased").encode(x, seed=7)
+    >>> encoded.bits_per_coordinate  # 4 bits and a number of 16 bits for 64 coordinates
+    4.25
+    >>> encoded.decode().shape
+    (3, 100, 64)
     """
 
     bits: int
@@ -130,18 +139,23 @@ class RotatedQuantizer:
             return None
         return SignSketch(self.sketch, dim, scale=self.sketch_scale, seed=seed)
 
-    def encode(self, x: ArrayLike, *, seed: int = 0) -> RotatedEncoded:
+    def encode(
+        self, x: ArrayLike, *, seed: int = 0, mask: ArrayLike | None = None
+    ) -> RotatedEncoded:
         """Compress vectors.
 
         Parameters
         ----------
         x : array, shape (..., tokens, d)
-            float16, float32 or float64; computed in float32 at least. Finite. No zero vectors,
-            unless ``center`` (a vector equal to the stored mean decodes to it exactly). float32
-            uses compiled kernels where numba is installed (rotation "hadamard" or "none"); codes
-            within rounding of a cell's edge may then fall on its other side.
+            float16, float32 or float64; computed in float32 at least. Finite. A zero vector has a
+            scale of zero and decodes to zero; one that equals the stored mean decodes to it
+            exactly. float32 uses compiled kernels where numba is installed (rotation "hadamard" or
+            "none"); codes within rounding of a cell's edge may then fall on its other side.
         seed : int
             Draws the rotation and the sketch, shared by all vectors of ``x``.
+        mask : array of bool, optional
+            False for tokens that the mean leaves out, such as padding; broadcasts to (..., tokens).
+            They are encoded like the others. Nothing else depends on it.
 
         Returns
         -------
@@ -153,20 +167,21 @@ class RotatedQuantizer:
             On anything else, naming the argument and what is allowed.
         """
         root = check_int(seed, "seed", low=0)
-        return self._encode_centered(x, root) if self.center else self._encode(x, root)
-
-    def _encode_centered(self, x: ArrayLike, seed: int) -> RotatedEncoded:
-        """Encode deviations from the stored mean; a zero deviation by a scale of zero."""
+        if not self.center and mask is None:
+            return self._encode(x, root)
         vectors = as_vectors(x, "x")
-        _check_peaks(vectors, self.side_dtype)
-        mean = vectors.mean(axis=-2, keepdims=True, dtype=np.float64).astype(self.side_dtype)
-        deviations = vectors - mean.astype(vectors.dtype)
-        at_mean = ~deviations.any(axis=-1)
-        deviations[at_mean] = 1  # any direction: its length is set to zero below
+        counted = _counted(mask, vectors)
+        if not self.center:
+            return self._encode(x, root)
+        return self._encode_centered(vectors, root, counted)
+
+    def _encode_centered(
+        self, x: FloatArray, seed: int, counted: NDArray[np.bool_] | None
+    ) -> RotatedEncoded:
+        """Encode deviations from the stored mean of the tokens that are ``counted``."""
+        mean = _mean(x, counted, self.side_dtype)
+        deviations = x - mean.astype(x.dtype)
         encoded = replace(self, center=False)._encode(deviations, seed, any_small=True)
-        for lengths in (encoded.scales, encoded.residual_norms):
-            if lengths is not None:
-                lengths[at_mean] = 0
         return replace(encoded, quantizer=self, mean=mean)
 
     def _encode(self, x: ArrayLike, seed: int, *, any_small: bool = False) -> RotatedEncoded:
@@ -181,7 +196,8 @@ class RotatedQuantizer:
         codebook = self.codebook_for(dim)
         unit = self.rotation_for(dim, seed=seed).apply(directions)
         codes = codebook.quantize(unit)
-        norms = norms / self._shrinkage(unit, codebook.dequantize(codes, unit.dtype))
+        shrinkage = self._shrinkage(unit, codebook.dequantize(codes, unit.dtype))
+        norms = np.divide(norms, shrinkage, out=np.zeros_like(norms), where=norms > 0)
         packed = packing.pack(codes, self.codebook_bits)
         scales = store(norms) if self.codebook_bits else None
         signs = lengths = None
@@ -423,39 +439,64 @@ def check_part(part: object, name: str, dtype: str, shape: tuple[int, ...] | Non
 
 
 def _directions(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Unit vectors and norms; dividing by the largest coordinate first keeps squares in range."""
+    """Unit vectors and norms; dividing by the largest coordinate first keeps squares in range.
+
+    The direction of a zero vector is zero.
+    """
     peak = np.abs(x).max(axis=-1, keepdims=True)
-    check_nonzero_norms(peak, "x")
-    scaled = x / peak
+    zero = peak == 0
+    scaled = x / np.where(zero, 1, peak)
     relative_norm = np.linalg.norm(scaled, axis=-1, keepdims=True)
     with np.errstate(over="ignore"):  # an infinite norm is refused when it is stored
         norms = (peak * relative_norm)[..., 0]
-    return scaled / relative_norm, norms
+    return scaled / np.where(zero, 1, relative_norm), norms
 
 
-def _check_peaks(x: FloatArray, dtype: str) -> None:
-    """Refuse arrays whose mean would overflow, or whose every entry is too small to store.
+def _counted(mask: ArrayLike | None, x: FloatArray) -> NDArray[np.bool_] | None:
+    """The mask of the tokens of ``x`` that a mean takes in, None for all."""
+    if mask is None:
+        return None
+    given = as_booleans(mask, "mask")
+    try:
+        return np.broadcast_to(given, x.shape[:-1])
+    except ValueError:
+        raise ValueError(
+            f"mask must broadcast to {x.shape[:-1]}, the axes of x before the last, got shape "
+            f"{given.shape}"
+        ) from None
 
-    Where the largest entry is a normal number, deviations that are not lose digits that no
-    vector of that size has.
+
+def _mean(x: FloatArray, counted: NDArray[np.bool_] | None, dtype: str) -> FloatArray:
+    """Mean over the tokens that are counted, as it is stored, shape (..., 1, d); zero for none.
+
+    Refuses arrays whose mean would overflow, or whose every entry is too small to store. Where the
+    largest entry is a normal number, deviations that are not lose digits that no vector of that
+    size has.
     """
-    peaks = np.abs(x).max(axis=(-2, -1))
+    own = x if counted is None else np.where(counted[..., None], x, 0)
+    peaks = np.abs(own).max(axis=(-2, -1))
     limits = np.finfo(dtype)
     if ((peaks > limits.max) | ((peaks > 0) & (peaks < limits.smallest_normal))).any():
         raise _cannot_hold("the mean of entries", peaks, dtype)
+    if counted is None:
+        return np.asarray(x.mean(axis=-2, keepdims=True, dtype=np.float64).astype(dtype))
+    total = own.sum(axis=-2, keepdims=True, dtype=np.float64)
+    count = np.maximum(counted.sum(axis=-1), 1)[..., None, None]
+    return np.asarray((total / count).astype(dtype))
 
 
 def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> FloatArray:
     """Round per-vector numbers to their stored type, refusing what it cannot hold.
 
     Below the smallest normal number digits are lost: harmless for a residual's norm
-    (``any_small``), an error of the whole vector for its scale.
+    (``any_small``), an error of the whole vector for its scale. Zero is the scale of a zero vector.
     """
     with np.errstate(over="ignore", under="ignore"):
         stored = numbers.astype(dtype)
         # Rounding keeps order (and NaN), so that the extremes speak for all.
         low, high = np.array([numbers.min(), numbers.max()]).astype(dtype).tolist()
-    too_small = not any_small and low < np.finfo(dtype).smallest_normal
+    smallest = np.finfo(dtype).smallest_normal
+    too_small = not any_small and low < smallest and bool((stored[numbers != 0] < smallest).any())
     if too_small or not (math.isfinite(low) and math.isfinite(high)):
         raise _cannot_hold("per-vector scales", numbers, dtype)
     return stored

@@ -31,8 +31,8 @@ _inner = njit(**_OPTIONS)
 # Sums in any order (vectorised), in float64: the rounded result is hardly ever affected.
 _summing = njit(fastmath={"reassoc"}, **_OPTIONS)
 
-# Squared norms outside this range (and NaN, infinities, zero) are left to numpy: of what is inside,
-# no transform overflows and no factor falls below the normal numbers of float32.
+# Squared norms outside this range (and NaN, infinities; not zero) are left to numpy: of what is
+# inside, no transform overflows and no factor falls below the normal numbers of float32.
 _SMALLEST, _LARGEST = 2.0**-180, 2.0**190
 
 
@@ -497,13 +497,17 @@ def _look_up_words(row, bits, table, y):
 
 @_inner
 def _encode_row(x, signs, gain, edges, levels, unbiased, rounded, y, codes, dim):
-    """Codes of one row; returns its scale, or 0 for a row that numpy must judge.
+    """Codes of one row; returns its scale, or -1 for a row that numpy must judge.
 
-    Leaves in ``y`` the levels of the codes where ``rounded``.
+    Leaves in ``y`` the levels of the codes where ``rounded``. A zero vector has the codes of zeros,
+    and zero for a scale.
     """
     square = _copy_and_square(x, y, dim)
-    if not _SMALLEST < square < _LARGEST:
+    if square == 0:
+        _round(y, np.float32(1), edges, levels, codes, dim)
         return 0.0
+    if not _SMALLEST < square < _LARGEST:
+        return -1.0
     _rotate(y, signs, dim)
     norm = np.sqrt(square)
     factor = np.float32(1 / (norm * gain))
@@ -558,7 +562,7 @@ def encode_rows(x, signs, edges, levels, bits, unbiased, y, words, codes, packed
     refused = 0
     for i in range(rows):
         norm = _encode_row(x[i], signs, gain, edges, levels, unbiased, False, y, codes, dim)
-        refused += norm == 0
+        refused += norm < 0
         norms[i] = norm
         _write_bits(words, bits, packed[i])
     return refused
@@ -585,7 +589,7 @@ def encode_sketch_rows(
     for i in range(rows):
         row = x[i]
         norm = _encode_row(row, signs, gain, edges, levels, unbiased, True, y, codes, dim)
-        refused += norm == 0
+        refused += norm < 0
         norms[i] = norm
         _write_bits(words, bits, packed[i])
         _rotate_back(y, signs, dim)
@@ -634,7 +638,7 @@ def norm_rows(x, y, norms):
     refused = 0
     for i in range(rows):
         square = _copy_and_square(x[i], y, dim)
-        refused += not _SMALLEST < square < _LARGEST
+        refused += not (square == 0 or _SMALLEST < square < _LARGEST)
         norms[i] = np.sqrt(square)
     return refused
 

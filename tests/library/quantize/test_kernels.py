@@ -24,7 +24,7 @@ import pytest
 from scipy.linalg import hadamard
 
 from kvlib.measure import attention
-from kvlib.quantize import RotatedQuantizer, codebooks, packing
+from kvlib.quantize import RotatedQuantizer, codebooks, packing, rotated
 from kvlib.quantize.codebooks import Codebook
 from kvlib.quantize.kernels import dispatch, runtime
 
@@ -465,7 +465,6 @@ REFUSED = [
     broken(np.nan),
     broken(np.inf),
     broken(-np.inf),
-    zero_row(),
     1e6 * gaussian(40, 16),
     TINY,
     gaussian(40, 12),
@@ -490,6 +489,35 @@ def test_refusals_are_numpys_word_for_word(x, bits, sketch, numpy_only):
     with pytest.raises(ValueError, match=r".+") as slow:
         numpy_only(quantizer.encode, x)
     assert str(fast.value) == str(slow.value)
+
+
+@pytest.mark.parametrize("sketch", [None, *SKETCHES])
+@pytest.mark.parametrize("scale", ["norm", "unbiased"])
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_zero_rows_are_the_kernels_own(bits, scale, sketch, numpy_only, monkeypatch):
+    if bits == 1 and sketch is not None and scale != "norm":
+        pytest.skip("a sketch alone has no codebook to rescale")
+    quantizer = RotatedQuantizer(bits, scale=scale, sketch=sketch)
+    x, at = zero_row(), [11, 30]
+    slow = numpy_only(quantizer.encode, x, seed=4)
+    slow_decoded = numpy_only(slow.decode)
+
+    def refuse(x):
+        raise AssertionError("numpy was asked")
+
+    monkeypatch.setattr(rotated, "_directions", refuse)
+    fast = quantizer.encode(x, seed=4)
+    for part in PARTS:
+        mine, theirs = getattr(fast, part), getattr(slow, part)
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            np.testing.assert_array_equal(mine[at], theirs[at])
+    assert (fast.decode()[at] == 0).all()
+    assert (slow_decoded[at] == 0).all()
+    # Control: the least number above zero is a vector like any other, and too small to store.
+    x[11, 3] = 1e-45
+    with pytest.raises(AssertionError, match="numpy was asked"):
+        quantizer.encode(x, seed=4)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-22, 1e22, 1e30])

@@ -548,10 +548,41 @@ def test_bad_vectors_are_refused(x, error, message):
         named("KQV", 3).encode(good, x)
 
 
-def test_zero_vectors_are_refused():
-    x = np.ones((2, 3, 8))
-    x[0, 1] = x[1, 0] = 0
-    with pytest.raises(ValueError, match=r"x must hold nonzero vectors, got 2 of 6 .* drop"):
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("rotation", ["none", "hadamard", "haar"])
+@pytest.mark.parametrize("sketch", SKETCHES)
+@pytest.mark.parametrize(
+    ("bits", "scale"), [(1, "norm"), (3, "norm"), (3, "matched"), (3, "unbiased")]
+)
+def test_zero_vectors_have_scale_zero_and_decode_to_zero(
+    dtype, rotation, sketch, bits, scale, kernels, monkeypatch
+):
+    monkeypatch.setenv("KVLIB_KERNELS", kernels)
+    quantizer = RotatedQuantizer(bits, rotation, sketch=sketch, scale=scale)
+    x = gaussian(2, 9, 16, seed=1).astype(dtype)
+    whole = quantizer.encode(x, seed=3)
+    x[0, 4] = x[1, 0] = 0
+    x[1, 8] = -0.0
+    holed = quantizer.encode(x, seed=3)
+    decoded, zero = holed.decode(), ~x.any(-1)
+    assert (decoded[zero] == 0).all()
+    assert holed.nbytes == whole.nbytes
+    for lengths in (holed.scales, holed.residual_norms):
+        assert lengths is None or (lengths[zero] == 0).all()
+        assert lengths is None or (lengths[~zero] > 0).all()
+    # Their neighbours are stored as if they were not there.
+    for name in ("codes", "scales", "signs", "residual_norms"):
+        mine, theirs = getattr(holed, name), getattr(whole, name)
+        if mine is not None:
+            np.testing.assert_array_equal(mine[~zero], theirs[~zero])
+    assert (quantizer.encode(0 * x, seed=3).decode() == 0).all()
+
+
+def test_vectors_too_small_for_their_scale_are_not_taken_for_zero():
+    x = np.zeros((3, 8))
+    x[1] = 1e-9
+    with pytest.raises(ValueError, match="side_dtype='float16' cannot hold per-vector scales"):
         RotatedQuantizer(3).encode(x)
 
 
@@ -849,6 +880,39 @@ def test_means_that_float16_cannot_hold_are_refused(size, shown):
 def test_bad_vectors_are_refused_before_their_mean(x, error, message):
     with pytest.raises(error, match="x " + message):
         RotatedQuantizer(3, center=True).encode(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_padding_is_left_out_of_the_mean(dtype):
+    x = common(2, 40, 16).astype(dtype)
+    real = np.arange(40) < np.array([25, 40])[:, None]
+    padded = np.where(real[..., None], x, 1000).astype(dtype)
+    quantizer = RotatedQuantizer(4, center=True, side_dtype="float32")
+    encoded = quantizer.encode(padded, mask=real)
+    for i, count in enumerate((25, 40)):
+        alone = quantizer.encode(x[i, :count])
+        np.testing.assert_allclose(encoded.mean[i], alone.mean, rtol=1e-6)
+        np.testing.assert_allclose(encoded.decode()[i, :count], alone.decode(), atol=1e-3)
+    # Negative control: the padding moves the mean.
+    assert np.abs(quantizer.encode(padded).mean[0] - encoded.mean[0]).min() > 100
+    # Without a mean nothing depends on the mask; of no tokens the mean is zero.
+    plain = RotatedQuantizer(4)
+    np.testing.assert_array_equal(plain.encode(x, mask=real).codes, plain.encode(x).codes)
+    assert not quantizer.encode(x, mask=np.zeros(40, bool)).mean.any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (np.ones(40), TypeError, "mask must hold booleans, got dtype float64"),
+        (np.ones(39, bool), ValueError, r"mask must broadcast to \(2, 40\), .* got shape \(39,\)"),
+        (np.ma.ones(40, dtype=bool), TypeError, "mask must not be a masked array"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask, error, message):
+    for center in (True, False):
+        with pytest.raises(error, match=message):
+            RotatedQuantizer(4, center=center).encode(common(2, 40, 16), mask=mask)
 
 
 @pytest.mark.parametrize("center", [1, None, "mean"])
