@@ -166,8 +166,8 @@ def check_power_of_two(dim: object, name: str = "dim") -> int:
         padded = 1 << size.bit_length()
         raise ValueError(
             f"{name} must be a power of two for a Walsh-Hadamard transform, got {size}; "
-            f"pad the vectors to {padded} with rotations.pad_to_power_of_two, "
-            "or use the 'haar' rotation"
+            "rotations.block_hadamard takes any size at no cost in bits, "
+            f"padding to {padded} would store {padded / size:.3g} times the coordinates"
         )
     return size
 

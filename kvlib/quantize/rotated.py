@@ -45,7 +45,9 @@ class RotatedQuantizer:
         Budget n a coordinate, 0 to 8. With a sketch, one of them is the sketched sign and the
         codebook has n - 1.
     rotation : {"hadamard", "haar", "none"}
-        Applied to the unit vector before the codebook. ``rounds`` counts Hadamard rounds.
+        Applied to the unit vector before the codebook. ``rounds`` counts Hadamard rounds. A d that
+        is no power of two is transformed in blocks, the largest power of two that divides it, which
+        are then mixed (:func:`kvlib.quantize.rotations.block_hadamard`).
     codebook : {"lloyd-max", "uniform"} or Codebook
         Scalar quantizer, made for the coordinate law of the dimension at hand; or a ready one.
     sketch : {None, "gaussian", "haar", "hadamard"}

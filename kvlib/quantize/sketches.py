@@ -54,9 +54,10 @@ class SignSketch:
     ----------
     kind : {"gaussian", "haar", "hadamard"}
         Law of S: independent N(0, 1) entries; the first rows of a Haar-random orthogonal matrix;
-        the first rows of a randomised Walsh-Hadamard matrix H D.
+        the first rows of a randomised Hadamard matrix H D, in blocks where d is no power of two,
+        see :class:`kvlib.quantize.rotations.Rotation`.
     dim : int
-        d >= 2; a power of two for "hadamard".
+        d >= 2.
     rows : int, optional
         Signs stored a vector, by default ``dim``; at most ``dim`` for the orthogonal kinds.
     scale : {"unbiased", "mmse"}
@@ -83,8 +84,6 @@ class SignSketch:
         check_choice(self.kind, "kind", KINDS)
         check_choice(self.scale, "scale", SCALES)
         keep_checked(self, dim=check_dim(self.dim), seed=check_int(self.seed, "seed", low=0))
-        if self.kind != "gaussian":
-            _orthogonal(self.kind, self.dim, self.seed)  # refuses an impossible dim
         if self.rows is not None:
             most = None if self.kind == "gaussian" else self.dim
             keep_checked(self, rows=check_int(self.rows, "rows", low=1, high=most))

@@ -18,7 +18,6 @@ from kvlib.checks import (
     check_dim,
     check_int,
     check_positive,
-    check_power_of_two,
 )
 from kvlib.data import captured, synthetic
 from kvlib.measure import registry
@@ -219,11 +218,6 @@ class Grid:
         self._check_ranks()
         self._check_caches()
         _ = self.modules
-        if any(t.rotation == "hadamard" or t.sketch == "hadamard" for t in self.treatments):
-            for dim in self.dims if self.families else ():
-                check_power_of_two(dim, "dims")
-            for path in self.caches:
-                check_power_of_two(load_cache(path).dim, f"the dimension of {path}")
 
     def _normalise(self, name: str, check: Callable[[Any, str], Any]) -> None:
         given = getattr(self, name)

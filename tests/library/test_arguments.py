@@ -431,6 +431,7 @@ WITH_ARRAYS = {
     "pack": (lambda x: packing.pack(x, 3), CODES),
     "unpack": (lambda x: packing.unpack(x, 8, 8), CODES),
     "walsh_hadamard": (rotations.walsh_hadamard, X),
+    "block_hadamard": (rotations.block_hadamard, X[:, :48]),
     "pad_to_power_of_two": (rotations.pad_to_power_of_two, X),
     "Rotation.apply": (Rotation("haar", 64).apply, X),
     "Rotation.inverse": (Rotation("haar", 64).inverse, X),

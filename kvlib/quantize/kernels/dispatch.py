@@ -117,8 +117,10 @@ def _levels(codebook: Codebook) -> _Levels:
 
 
 def _sign_rows(rotation: Rotation) -> FloatArray | None:
-    """The signs of each round, shape (rounds, d); no row for "none"; None for a dense matrix."""
+    """The signs of each round, shape (rounds, d); no row for "none"; None for what numpy does."""
     if rotation.kind == "haar" or rotation.rounds > _MOST_ROUNDS or rotation.dim > _MOST_DIM:
+        return None
+    if rotation.kind == "hadamard" and rotations.block_size(rotation.dim) != rotation.dim:
         return None
     if rotation.kind == "none":
         return np.empty((0, rotation.dim), dtype=np.float32)
@@ -127,7 +129,7 @@ def _sign_rows(rotation: Rotation) -> FloatArray | None:
 
 
 def _sketch_signs(sketch: SignSketch) -> FloatArray | None:
-    """The signs of a Hadamard sketch; None for the ones that are matrix products."""
+    """The signs of a Hadamard sketch; None for the ones that numpy projects."""
     if sketch.kind != "hadamard":
         return None
     return _sign_rows(sketches._orthogonal(sketch.kind, sketch.dim, sketch.seed))
@@ -179,8 +181,10 @@ class _Encoder:
         buffers = _Buffers.of(x.shape[1])
         sketch = self.sketch
         try:
-            if self.codebook.bits and sketch is not None and sketch.kind == "hadamard":
-                return self._both(where, x, buffers, sketch)
+            if self.codebook.bits and sketch is not None:
+                signs = _sketch_signs(sketch)
+                if signs is not None:
+                    return self._both(where, x, buffers, signs)
             done = not self.codebook.bits or self._scalar(where, x, buffers)
             return done and (sketch is None or self._residual(where, x, buffers, sketch))
         except ValueError:  # a number that its stored type cannot hold
@@ -206,7 +210,9 @@ class _Encoder:
             self.out.scales[where] = self.store(norms)
         return not refused
 
-    def _both(self, where: slice, x: FloatArray, buffers: _Buffers, sketch: SignSketch) -> bool:
+    def _both(
+        self, where: slice, x: FloatArray, buffers: _Buffers, sketch_signs: FloatArray
+    ) -> bool:
         """Codebook and Hadamard sketch in one pass over the rows."""
         norms, residual_norms = np.empty((2, x.shape[0]), dtype=np.float32)
         assert self.out.scales is not None
@@ -221,7 +227,7 @@ class _Encoder:
             self.codebook.bits,
             self.unbiased,
             self.out.scales.dtype == np.float16,
-            _sketch_signs(sketch),
+            sketch_signs,
             buffers.vector,
             buffers.words,
             buffers.codes,
@@ -254,7 +260,7 @@ class _Encoder:
         self.out.residual_norms[where] = self.store(norms, any_small=True)
         buffers.words[:] = 0
         signs = _sketch_signs(sketch)
-        if signs is None:  # a matrix product, then the signs of its result
+        if signs is None:  # numpy's product, then the signs of its result
             residual = np.ascontiguousarray(sketch.project(residual))
             signs = np.empty((0, sketch.dim), dtype=np.float32)
         self.compiled.sign_rows(
