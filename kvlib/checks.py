@@ -159,6 +159,13 @@ def check_dim(dim: object, name: str = "dim") -> int:
     return check_int(dim, name, low=2)
 
 
+def check_shape(shape: object, name: str) -> tuple[int, ...]:
+    """Return the shape (..., tokens, d) of vectors as a tuple of ints."""
+    if not isinstance(shape, (tuple, list)) or len(shape) < 2:
+        raise ValueError(f"{name} must be (..., tokens, d), got {shape!r}")
+    return tuple(check_int(size, name, low=1) for size in shape)
+
+
 def check_power_of_two(dim: object, name: str = "dim") -> int:
     """Return ``dim`` if a Walsh-Hadamard matrix of that size exists in Sylvester's form."""
     size = check_int(dim, name, low=1)

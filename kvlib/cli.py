@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -192,7 +193,9 @@ def _formats(options: argparse.Namespace) -> int:
     vectors = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     rows = []
     for name, entry in quantize.formats().items():
-        stored = quantize.named(name, options.bits).encode(vectors, vectors)
+        with warnings.catch_warnings():  # of what a mean costs: that is what is shown
+            warnings.simplefilter("ignore", quantize.FewTokensWarning)
+            stored = quantize.named(name, options.bits).encode(vectors, vectors)
         bits = [quantize.bits_per_coordinate(part) for part in (stored.key, stored.value)]
         traits = sorted(entry.traits)
         rows.append(

@@ -1,7 +1,16 @@
 """Quantizers of keys and values: what is stored, counted in bytes, and how it is read back."""
 
-from kvlib.quantize.api import Encoded, EncodedCache, Quantizer, Scheme, bits_per_coordinate
+from kvlib.quantize.api import (
+    Encoded,
+    EncodedCache,
+    GrowingCache,
+    Quantizer,
+    Scheme,
+    bits_per_coordinate,
+)
 from kvlib.quantize.blocks import BlockEncoded, BlockQuantizer
+from kvlib.quantize.growing import Growing
+from kvlib.quantize.means import FewTokensWarning
 from kvlib.quantize.registry import (
     FACTORIAL,
     TRAITS,
@@ -29,7 +38,10 @@ __all__ = [
     "BlockQuantizer",
     "Encoded",
     "EncodedCache",
+    "FewTokensWarning",
     "Format",
+    "Growing",
+    "GrowingCache",
     "Quantizer",
     "RotatedEncoded",
     "RotatedQuantizer",

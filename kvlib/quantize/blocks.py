@@ -8,6 +8,7 @@ step beside the codes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,8 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib.checks import FloatArray, as_vectors, check_bits, check_choice, check_dim, check_int
-from kvlib.quantize import packing, storage
+from kvlib.checks import (
+    FloatArray,
+    as_vectors,
+    check_bits,
+    check_choice,
+    check_dim,
+    check_int,
+    check_shape,
+)
+from kvlib.quantize import means, packing, storage
+from kvlib.quantize.growing import Growing
 from kvlib.quantize.rotated import SIDE_DTYPES, check_part
 
 ALONG = ("coordinates", "tokens")
@@ -69,7 +79,53 @@ class BlockQuantizer:
         """The axis that is cut into groups: -1 for coordinates, -2 for tokens."""
         return -1 if self.along == "coordinates" else -2
 
-    def encode(self, x: ArrayLike, *, seed: int = 0) -> BlockEncoded:
+    @property
+    def period(self) -> int | None:
+        """Tokens that are encoded together, whatever comes after them; None where all are."""
+        return 1 if self.along == "coordinates" else self.size
+
+    def grow(self, *, seed: int = 0) -> Growing:
+        """Vectors that come one after another, see :class:`~kvlib.quantize.growing.Growing`.
+
+        Groups along tokens need a ``size``.
+        """
+        return Growing(self, seed=seed)
+
+    def bytes_per_token(self, dim: int) -> float:
+        """Bytes that a vector of ``dim`` coordinates takes: whole but for groups along tokens.
+
+        The two numbers of such a group are shared out among its tokens; a group that is not full
+        costs as much.
+
+        >>> BlockQuantizer(4, along="tokens", size=32).bytes_per_token(64)
+        40
+        """
+        codes = packing.bytes_per_vector(check_dim(dim), self.bits)
+        if self.along == "coordinates":
+            return codes + self.groups((1, dim))[0] * self._bytes_of_group
+        if self.size is None:
+            return codes
+        shared = dim * self._bytes_of_group / self.size
+        return codes + (int(shared) if shared.is_integer() else shared)
+
+    def fixed_bytes(self, dim: int) -> int:
+        """Bytes beside those of the vectors, for each entry of the axes before the tokens."""
+        whole = self.along == "tokens" and self.size is None
+        return check_dim(dim) * self._bytes_of_group if whole else 0
+
+    def nbytes_for(self, shape: tuple[int, ...]) -> int:
+        """Bytes of encoded vectors of a shape (..., tokens, d), to the last one."""
+        *lead, tokens, dim = check_shape(shape, "shape")
+        kept = tokens if self.along == "coordinates" else dim
+        groups = kept * self.groups((tokens, dim))[0]
+        codes = tokens * packing.bytes_per_vector(check_dim(dim), self.bits)
+        return math.prod(lead) * (codes + groups * self._bytes_of_group)
+
+    @property
+    def _bytes_of_group(self) -> int:
+        return 2 * np.dtype(self.side_dtype).itemsize
+
+    def encode(self, x: ArrayLike, *, seed: int = 0, mask: ArrayLike | None = None) -> BlockEncoded:
         """Compress vectors.
 
         Parameters
@@ -78,6 +134,9 @@ class BlockQuantizer:
             float16, float32 or float64, finite; zero vectors are stored like any other.
         seed : int
             Not used: nothing is random here.
+        mask : array of bool, optional
+            False for tokens that the range of a group along tokens leaves out, such as padding;
+            broadcasts to (..., tokens). What they decode to then means nothing.
 
         Raises
         ------
@@ -87,10 +146,11 @@ class BlockQuantizer:
         seed = check_int(seed, "seed", low=0)
         vectors = as_vectors(x, "x")
         grouped = self._grouped(vectors)
-        low = self._stored(grouped.min(axis=-1))
+        least, largest = self._extremes(vectors, grouped, means.counted_tokens(mask, vectors))
+        low = self._stored(least)
         wide = low.astype(vectors.dtype)
         # Rounding may put the stored least number above the largest of a narrow group.
-        span = np.maximum(grouped.max(axis=-1) - wide, 0)
+        span = np.maximum(largest - wide, 0)
         step = self._stored(span / (2**self.bits - 1))
         width = step.astype(vectors.dtype)[..., None]
         # A group of one value has no step: its numbers are the least one.
@@ -107,7 +167,19 @@ class BlockQuantizer:
             steps=step,
         )
 
-    def _grouped(self, x: FloatArray) -> FloatArray:
+    def _extremes(
+        self, x: FloatArray, grouped: FloatArray, counted: NDArray[np.bool_] | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Least and largest number of each group, zeros where no token of it is counted."""
+        if counted is None or self.along == "coordinates":
+            return grouped.min(axis=-1), grouped.max(axis=-1)
+        inside = self._grouped(np.broadcast_to(counted[..., None], x.shape))
+        some = inside.any(axis=-1)
+        least = grouped.min(axis=-1, where=inside, initial=np.inf)
+        largest = grouped.max(axis=-1, where=inside, initial=-np.inf)
+        return np.where(some, least, 0), np.where(some, largest, 0)
+
+    def _grouped(self, x: NDArray[Any]) -> NDArray[Any]:
         """Groups on a last axis of their own, the shorter last one filled up with its last entry.
 
         Shape (..., tokens, groups, size) along coordinates, (..., d, groups, size) along tokens.
@@ -137,7 +209,7 @@ class BlockQuantizer:
 
 
 @storage.storable("block")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BlockEncoded:
     """Vectors compressed by a :class:`BlockQuantizer`.
 
@@ -172,6 +244,26 @@ class BlockEncoded:
         for name in ("lows", "steps"):
             shape = (*self.shape[:-2], kept, count)
             check_part(getattr(self, name), name, self.quantizer.side_dtype, shape)
+
+    def __repr__(self) -> str:
+        """What was encoded and how, without the arrays."""
+        return (
+            f"BlockEncoded(shape={self.shape}, nbytes={self.nbytes}, dtype={self.dtype!r}, "
+            f"quantizer={self.quantizer})"
+        )
+
+    @property
+    def growing(self) -> dict[str, tuple[int, int]]:
+        """Arrays that grow with the tokens: their axis, and the tokens of one entry of it."""
+        if self.quantizer.along == "coordinates":
+            return {"codes": (-2, 1), "lows": (-2, 1), "steps": (-2, 1)}
+        each = self.quantizer.size or self.shape[-2]
+        return {"codes": (-2, 1), "lows": (-1, each), "steps": (-1, each)}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What later tokens of the same sequence must be encoded with: nothing."""
+        return {}
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,18 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from kvlib.checks import (
     FloatArray,
-    as_booleans,
     as_vectors,
     check_bits,
     check_bool,
     check_choice,
     check_dim,
     check_int,
+    check_shape,
     keep_checked,
     refuse_masked,
 )
-from kvlib.quantize import codebooks, packing, rotations, sketches, storage
+from kvlib.quantize import codebooks, means, packing, rotations, sketches, storage
 from kvlib.quantize.codebooks import Codebook
+from kvlib.quantize.growing import Growing
 from kvlib.quantize.kernels import dispatch
 from kvlib.quantize.rotations import Rotation
 from kvlib.quantize.sketches import SignSketch
@@ -62,6 +63,9 @@ class RotatedQuantizer:
         Encode deviations from the mean over the tokens of each batch entry, whose d numbers are
         stored and counted. What is subtracted is the mean as stored, so that its rounding is
         encoded, not lost.
+    block : int, optional
+        With ``center``: a mean for every so many tokens, the last block perhaps shorter. One for
+        all by default.
 
     Examples
     --------
@@ -82,6 +86,7 @@ class RotatedQuantizer:
     scale: str = "norm"
     side_dtype: str = "float16"
     center: bool = False
+    block: int | None = None
 
     def __post_init__(self) -> None:
         keep_checked(
@@ -90,6 +95,10 @@ class RotatedQuantizer:
             rounds=check_int(self.rounds, "rounds", low=1),
             center=check_bool(self.center, "center"),
         )
+        if self.block is not None:
+            keep_checked(self, block=check_int(self.block, "block", low=1))
+            if not self.center:
+                raise ValueError("block needs center=True: it says of how many tokens a mean is")
         check_choice(self.rotation, "rotation", rotations.KINDS)
         if self.sketch is not None:
             check_choice(self.sketch, "sketch", sketches.KINDS)
@@ -142,7 +151,12 @@ class RotatedQuantizer:
         return SignSketch(self.sketch, dim, scale=self.sketch_scale, seed=seed)
 
     def encode(
-        self, x: ArrayLike, *, seed: int = 0, mask: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        *,
+        seed: int = 0,
+        mean: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> RotatedEncoded:
         """Compress vectors.
 
@@ -155,8 +169,11 @@ class RotatedQuantizer:
             "none"); codes within rounding of a cell's edge may then fall on its other side.
         seed : int
             Draws the rotation and the sketch, shared by all vectors of ``x``.
+        mean : array, optional
+            With ``center``: what to subtract in place of the tokens' own mean, such as that of a
+            prompt or of other texts; broadcasts to (..., 1, d). Stored and counted like it.
         mask : array of bool, optional
-            False for tokens that the mean leaves out, such as padding; broadcasts to (..., tokens).
+            False for tokens that a mean leaves out, such as padding; broadcasts to (..., tokens).
             They are encoded like the others. Nothing else depends on it.
 
         Returns
@@ -167,24 +184,105 @@ class RotatedQuantizer:
         ------
         TypeError, ValueError
             On anything else, naming the argument and what is allowed.
+
+        Warns
+        -----
+        FewTokensWarning
+            If one mean is taken of fewer than 2 d tokens.
         """
         root = check_int(seed, "seed", low=0)
+        self._check_takes(mean)
         if not self.center and mask is None:
             return self._encode(x, root)
         vectors = as_vectors(x, "x")
-        counted = _counted(mask, vectors)
+        counted = means.counted_tokens(mask, vectors)
         if not self.center:
             return self._encode(x, root)
-        return self._encode_centered(vectors, root, counted)
+        return self._encode_centered(vectors, root, self._stored_mean(vectors, mean, counted))
 
-    def _encode_centered(
-        self, x: FloatArray, seed: int, counted: NDArray[np.bool_] | None
-    ) -> RotatedEncoded:
-        """Encode deviations from the stored mean of the tokens that are ``counted``."""
-        mean = _mean(x, counted, self.side_dtype)
-        deviations = x - mean.astype(x.dtype)
-        encoded = replace(self, center=False)._encode(deviations, seed, any_small=True)
+    def _stored_mean(
+        self, x: FloatArray, mean: ArrayLike | None, counted: NDArray[np.bool_] | None
+    ) -> FloatArray:
+        if mean is not None:
+            return means.given(mean, x, self.side_dtype)
+        if self.block is None:
+            means.warn_of_few(*x.shape[-2:])
+        return means.of_tokens(x, counted, self.block, self.side_dtype)
+
+    def _encode_centered(self, x: FloatArray, seed: int, mean: FloatArray) -> RotatedEncoded:
+        """Encode deviations from the stored mean."""
+        wide = mean.astype(x.dtype)
+        deviations = x - means.over_tokens(wide, x.shape[-2], self.block)
+        plain = replace(self, center=False, block=None)
+        encoded = plain._encode(deviations, seed, any_small=True)
         return replace(encoded, quantizer=self, mean=mean)
+
+    def grow(self, *, seed: int = 0, mean: ArrayLike | None = None) -> Growing:
+        """Vectors that come one after another, see :class:`~kvlib.quantize.growing.Growing`.
+
+        Parameters
+        ----------
+        seed : int
+            As in :meth:`encode`.
+        mean : array, optional
+            With ``center`` and no ``block``: what to subtract, broadcasts to (..., 1, d). By
+            default the mean of the tokens that are appended first: the prompt's.
+
+        Examples
+        --------
+        >>> x = np.random.default_rng(0).standard_normal((2, 10, 64)).astype(np.float32)
+        >>> cache = RotatedQuantizer(4).grow(seed=1)
+        >>> for token in range(10):
+        ...     cache.append(x[:, token : token + 1])
+        >>> bool((cache.decode() == RotatedQuantizer(4).encode(x, seed=1).decode()).all())
+        True
+        """
+        self._check_takes(mean)
+        return Growing(self, seed=seed, options={} if mean is None else {"mean": mean})
+
+    def _check_takes(self, mean: object) -> None:
+        if mean is not None and (not self.center or self.block is not None):
+            raise ValueError(
+                "mean needs center=True and no block, got "
+                f"center={self.center} and block={self.block}"
+            )
+
+    @property
+    def period(self) -> int:
+        """Tokens that are encoded together, whatever comes after them."""
+        return 1 if self.block is None else self.block
+
+    def bytes_per_token(self, dim: int) -> float:
+        """Bytes that a vector of ``dim`` coordinates takes: a whole number unless ``block`` is set.
+
+        A block's mean is shared out among its tokens; one that is not full costs as much.
+
+        >>> RotatedQuantizer(4, center=True).bytes_per_token(64)
+        34
+        """
+        own = self._bytes_of_vector(dim)
+        return own if self.block is None else own + self._bytes_of_mean(dim) / self.block
+
+    def fixed_bytes(self, dim: int) -> int:
+        """Bytes beside those of the vectors, for each entry of the axes before the tokens."""
+        return self._bytes_of_mean(dim) if self.center and self.block is None else 0
+
+    def nbytes_for(self, shape: tuple[int, ...]) -> int:
+        """Bytes of encoded vectors of a shape (..., tokens, d), to the last one."""
+        *lead, tokens, dim = check_shape(shape, "shape")
+        count = 0 if not self.center else 1 if self.block is None else -(-tokens // self.block)
+        own = tokens * self._bytes_of_vector(dim) + count * self._bytes_of_mean(dim)
+        return math.prod(lead) * own
+
+    def _bytes_of_vector(self, dim: int) -> int:
+        dim, side = check_dim(dim), np.dtype(self.side_dtype).itemsize
+        own = packing.bytes_per_vector(dim, self.codebook_bits) + side * (self.codebook_bits > 0)
+        if self.sketch is not None:
+            own += packing.bytes_per_vector(dim, 1) + side
+        return own
+
+    def _bytes_of_mean(self, dim: int) -> int:
+        return check_dim(dim) * np.dtype(self.side_dtype).itemsize
 
     def _encode(self, x: ArrayLike, seed: int, *, any_small: bool = False) -> RotatedEncoded:
         """Encode vectors as they are; ``any_small`` as in :func:`_store`."""
@@ -272,7 +370,7 @@ class RotatedQuantizer:
 
 
 @storage.storable("rotated")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RotatedEncoded:
     """Compressed vectors: every array here is what a cache would hold in memory.
 
@@ -287,8 +385,8 @@ class RotatedEncoded:
     signs : uint8 array, shape (..., tokens, ceil(d / 8)), or None
         Packed signs of the sketched residual.
     residual_norms : array, shape (..., tokens), or None
-    mean : array, shape (..., 1, d), or None
-        Stored mean over the tokens, subtracted before everything else; None unless centred.
+    mean : array, shape (..., 1 or blocks, d), or None
+        Stored means of the tokens, subtracted before everything else; None unless centred.
     """
 
     quantizer: RotatedQuantizer
@@ -314,17 +412,38 @@ class RotatedEncoded:
         sketched = leading if coder.sketch is not None else None
         width = packing.bytes_per_vector(self.dim, coder.codebook_bits)
         signs = sketched and (*leading, packing.bytes_per_vector(self.dim, 1))
-        mean = (*leading[:-1], 1, self.dim) if coder.center else None
+        blocks = 1 if coder.block is None else -(-leading[-1] // coder.block)
+        mean = (*leading[:-1], blocks, self.dim) if coder.center else None
         check_part(self.codes, "codes", "uint8", (*leading, width))
         check_part(self.scales, "scales", coder.side_dtype, scaled)
         check_part(self.signs, "signs", "uint8", signs)
         check_part(self.residual_norms, "residual_norms", coder.side_dtype, sketched)
         check_part(self.mean, "mean", coder.side_dtype, mean)
 
+    def __repr__(self) -> str:
+        """What was encoded and how, without the arrays."""
+        return (
+            f"RotatedEncoded(shape={self.shape}, nbytes={self.nbytes}, dtype={self.dtype!r}, "
+            f"seed={self.seed}, quantizer={self.quantizer})"
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape (..., tokens, d) of the vectors."""
         return (*self.codes.shape[:-1], self.dim)
+
+    @property
+    def growing(self) -> dict[str, tuple[int, int]]:
+        """Arrays that grow with the tokens: their axis, and the tokens of one entry of it."""
+        axes = {"codes": (-2, 1), "scales": (-1, 1), "signs": (-2, 1), "residual_norms": (-1, 1)}
+        if self.quantizer.block is not None:
+            axes["mean"] = (-2, self.quantizer.block)
+        return {name: of for name, of in axes.items() if getattr(self, name) is not None}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What later tokens of the same sequence must be encoded with."""
+        return {} if self.mean is None or self.quantizer.block is not None else {"mean": self.mean}
 
     @property
     def nbytes(self) -> int:
@@ -351,7 +470,8 @@ class RotatedEncoded:
             self._check_out(out)
         x_hat = self._decode_deviations(out)
         if self.mean is not None:
-            x_hat += self.mean.astype(x_hat.dtype)
+            wide = self.mean.astype(x_hat.dtype)
+            x_hat += means.over_tokens(wide, self.shape[-2], self.quantizer.block)
         if out is None or x_hat is out:
             return x_hat
         out[...] = x_hat
@@ -454,39 +574,6 @@ def _directions(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     return scaled / np.where(zero, 1, relative_norm), norms
 
 
-def _counted(mask: ArrayLike | None, x: FloatArray) -> NDArray[np.bool_] | None:
-    """The mask of the tokens of ``x`` that a mean takes in, None for all."""
-    if mask is None:
-        return None
-    given = as_booleans(mask, "mask")
-    try:
-        return np.broadcast_to(given, x.shape[:-1])
-    except ValueError:
-        raise ValueError(
-            f"mask must broadcast to {x.shape[:-1]}, the axes of x before the last, got shape "
-            f"{given.shape}"
-        ) from None
-
-
-def _mean(x: FloatArray, counted: NDArray[np.bool_] | None, dtype: str) -> FloatArray:
-    """Mean over the tokens that are counted, as it is stored, shape (..., 1, d); zero for none.
-
-    Refuses arrays whose mean would overflow, or whose every entry is too small to store. Where the
-    largest entry is a normal number, deviations that are not lose digits that no vector of that
-    size has.
-    """
-    own = x if counted is None else np.where(counted[..., None], x, 0)
-    peaks = np.abs(own).max(axis=(-2, -1))
-    limits = np.finfo(dtype)
-    if ((peaks > limits.max) | ((peaks > 0) & (peaks < limits.smallest_normal))).any():
-        raise _cannot_hold("the mean of entries", peaks, dtype)
-    if counted is None:
-        return np.asarray(x.mean(axis=-2, keepdims=True, dtype=np.float64).astype(dtype))
-    total = own.sum(axis=-2, keepdims=True, dtype=np.float64)
-    count = np.maximum(counted.sum(axis=-1), 1)[..., None, None]
-    return np.asarray((total / count).astype(dtype))
-
-
 def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> FloatArray:
     """Round per-vector numbers to their stored type, refusing what it cannot hold.
 
@@ -500,15 +587,5 @@ def _store(numbers: FloatArray, dtype: str, *, any_small: bool = False) -> Float
     smallest = np.finfo(dtype).smallest_normal
     too_small = not any_small and low < smallest and bool((stored[numbers != 0] < smallest).any())
     if too_small or not (math.isfinite(low) and math.isfinite(high)):
-        raise _cannot_hold("per-vector scales", numbers, dtype)
+        raise means.cannot_hold("per-vector scales", numbers, dtype)
     return stored
-
-
-def _cannot_hold(what: str, numbers: FloatArray, dtype: str) -> ValueError:
-    remedy = "rescale the vectors"
-    if dtype == "float16":
-        remedy = f"use side_dtype='float32' or {remedy}"
-    return ValueError(
-        f"side_dtype={dtype!r} cannot hold {what} from {numbers.min():.3g} to "
-        f"{numbers.max():.3g}; {remedy}"
-    )
