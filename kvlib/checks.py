@@ -16,7 +16,8 @@ MAX_BITS = 8
 def as_vectors(x: ArrayLike, name: str, *, dim: int | None = None) -> FloatArray:
     """Return ``x`` as a float32 or float64 array of shape (..., tokens, d).
 
-    float16 is widened to float32, integers to float64; float32 and float64 pass unchanged.
+    float16 and bfloat16 are widened to float32, integers to float64; float32 and float64 pass
+    unchanged.
 
     Raises
     ------
@@ -47,13 +48,45 @@ def as_finite(x: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
+    """Return ``x`` as an array of numpy's own types.
+
+    bfloat16, which numpy does not know (arrays of ml_dtypes, tensors of torch), becomes float32,
+    which holds all its numbers. Tensors are read in place, without their gradients. Masked arrays
+    are refused: numpy would drop the mask.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` is masked, or a tensor that numpy cannot read, such as one on another device.
+    """
+    refuse_masked(x, name)
+    if hasattr(x, "detach") and hasattr(x, "numpy"):
+        return _of_tensor(x, name)
+    array = np.asarray(x)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _of_tensor(x: Any, name: str) -> NDArray[Any]:
+    """The numpy view of a torch tensor; torch itself need not be known here."""
+    tensor = x.detach()
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.float()
+    try:
+        return np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be an array, or a tensor in the memory of the CPU such as {name}.cpu(), "
+            f"got a tensor of {x.dtype} on {getattr(x, 'device', 'an unknown device')} ({error})"
+        ) from error
+
+
 def as_real(x: ArrayLike, name: str) -> FloatArray:
     """Return ``x`` as a float32 or float64 array of any shape (see :func:`as_vectors`).
 
-    In the byte order of the machine. Masked arrays are refused: numpy would drop the mask.
+    In the byte order of the machine.
     """
-    refuse_masked(x, name)
-    array = np.asarray(x)
+    array = as_array(x, name)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
@@ -72,8 +105,7 @@ def refuse_masked(x: object, name: str) -> None:
 
 def as_integers(x: ArrayLike, name: str) -> NDArray[Any]:
     """Return ``x`` as an array of integers of any shape and width."""
-    refuse_masked(x, name)
-    array = np.asarray(x)
+    array = as_array(x, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
     return array
@@ -81,8 +113,7 @@ def as_integers(x: ArrayLike, name: str) -> NDArray[Any]:
 
 def as_booleans(x: ArrayLike, name: str) -> NDArray[np.bool_]:
     """Return ``x`` as an array of booleans; numbers that merely count as true are refused."""
-    refuse_masked(x, name)
-    array = np.asarray(x)
+    array = as_array(x, name)
     if array.dtype != np.bool_:
         raise TypeError(f"{name} must hold booleans, got dtype {array.dtype}")
     return array

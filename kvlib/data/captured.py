@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from kvlib import files
 from kvlib.checks import (
     FloatArray,
+    as_array,
     as_booleans,
     as_integers,
     as_vectors,
@@ -52,6 +53,7 @@ class KVCache:
     k : ndarray, shape (layers, heads, [windows,] tokens, d)
     v : ndarray, shape (layers, heads, [windows,] tokens, d_v)
         float16, float32 or float64, finite, stored as given; :meth:`heads_iter` widens float16.
+        bfloat16 is stored as float32, torch tensors in the CPU's memory as their numpy view.
         Query heads i * group to (i + 1) * group - 1 share key head i, as in all models with grouped
         queries: pass keys and values as they are, repeated ones would be counted and weighed
         repeatedly.
@@ -114,7 +116,7 @@ layers=(0, 1), heads=(0, 1, 2), sliding_window=(4, None))
     def __post_init__(self) -> None:
         keep_checked(self, causal=check_bool(self.causal, "causal"))
         for name in ("q", "k", "v"):
-            _check_captured(getattr(self, name), name)
+            keep_checked(self, **{name: _captured(getattr(self, name), name)})
         _check_shapes(self.q, self.k, self.v)
         for name, size in zip(("layers", "heads"), self.k.shape[:2], strict=True):
             keep_checked(self, **{name: _indices(getattr(self, name), name, size)})
@@ -318,8 +320,9 @@ def save(path: str | os.PathLike[str], cache: KVCache) -> None:
     files.write_npz(path, arrays)
 
 
-def _check_captured(x: object, name: str) -> None:
+def _captured(x: Any, name: str) -> FloatArray:
     refuse_masked(x, name)
+    x = as_array(x, name) if hasattr(x, "dtype") else x
     if not isinstance(x, np.ndarray) or x.dtype not in (np.float16, np.float32, np.float64):
         given = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
         raise TypeError(f"{name} must be an array of float16, float32 or float64, got {given}")
@@ -328,6 +331,7 @@ def _check_captured(x: object, name: str) -> None:
             f"{name} must have axes (layer, head, [window,] token, dim), got shape {x.shape}"
         )
     as_vectors(x, name)
+    return x
 
 
 def _check_shapes(q: FloatArray, k: FloatArray, v: FloatArray) -> None:

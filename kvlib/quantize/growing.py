@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kvlib.checks import FloatArray, as_vectors, check_int, refuse_masked
+from kvlib.checks import FloatArray, as_array, as_vectors, check_int, refuse_masked
 
 
 class Growable(Protocol):
@@ -138,7 +138,7 @@ class Growing:
         Parameters
         ----------
         x : array, shape (..., new tokens, d)
-            Of the dtype and the other axes of what was appended first.
+            Of the dtype and the other axes of what was appended first; bfloat16 is float32 here.
 
         Raises
         ------
@@ -253,8 +253,9 @@ class Growing:
         return self._waiting
 
     def _checked(self, x: ArrayLike, name: str) -> NDArray[Any]:
-        wide = as_vectors(x, name)
-        new = np.asarray(x) if np.asarray(x).dtype == np.float16 else wide
+        given = as_array(x, name)
+        wide = as_vectors(given, name)
+        new = given if given.dtype == np.float16 else wide
         if self._waiting is None:
             return new
         lead, dim, dtype = self.shape[:-2], self.shape[-1], self._waiting.dtype

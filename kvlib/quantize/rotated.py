@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kvlib.checks import (
     FloatArray,
+    as_array,
     as_vectors,
     check_bits,
     check_bool,
@@ -163,10 +164,11 @@ class RotatedQuantizer:
         Parameters
         ----------
         x : array, shape (..., tokens, d)
-            float16, float32 or float64; computed in float32 at least. Finite. A zero vector has a
-            scale of zero and decodes to zero; one that equals the stored mean decodes to it
-            exactly. float32 uses compiled kernels where numba is installed (rotation "hadamard" or
-            "none"); codes within rounding of a cell's edge may then fall on its other side.
+            float16, bfloat16, float32 or float64, torch tensors in the CPU's memory among them;
+            computed in float32 at least. Finite. A zero vector has a scale of zero and decodes to
+            zero; one that equals the stored mean decodes to it exactly. float32 uses compiled
+            kernels where numba is installed (rotation "hadamard" or "none"); codes within rounding
+            of a cell's edge may then fall on its other side.
         seed : int
             Draws the rotation and the sketch, shared by all vectors of ``x``.
         mean : array, optional
@@ -192,6 +194,7 @@ class RotatedQuantizer:
         """
         root = check_int(seed, "seed", low=0)
         self._check_takes(mean)
+        x = as_array(x, "x")
         if not self.center and mask is None:
             return self._encode(x, root)
         vectors = as_vectors(x, "x")
