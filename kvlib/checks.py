@@ -64,7 +64,9 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
     if hasattr(x, "detach") and hasattr(x, "numpy"):
         return _of_tensor(x, name)
     array = np.asarray(x)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # a name takes microseconds
+        return array.astype(np.float32)
+    return array
 
 
 def _of_tensor(x: Any, name: str) -> NDArray[Any]:

@@ -122,8 +122,11 @@ def attention_weights(
             0.        , 0.33333333, 0.33333333]])
     """
     arrays = {"q": q, "k": k}
-    rules = {"causal": causal, "window": window, "sinks": sinks}
-    (q, k), shape, logit = _prepare(arrays, scale, softcap, query_tokens, mask, rules)
+    rules: dict[str, Any] = {
+        "causal": causal, "window": window, "sinks": sinks, "query_tokens": query_tokens,
+        "mask": mask,
+    }  # fmt: skip
+    (q, k), shape, logit = _prepare(arrays, scale, softcap, rules)
     heads, rows = (slice(None),) * len(shape.grid), slice(0, shape.queries)
     logits = logit.of(q.astype(np.float64), k.astype(np.float64))
     p = _softmax(shape.visible.hide(logits, heads, rows))
@@ -160,8 +163,11 @@ def attention_output(
         In float64.
     """
     arrays = {"q": q, "k": k, "v": v}
-    rules = {"causal": causal, "window": window, "sinks": sinks}
-    (q, k, v), shape, logit = _prepare(arrays, scale, softcap, query_tokens, mask, rules)
+    rules: dict[str, Any] = {
+        "causal": causal, "window": window, "sinks": sinks, "query_tokens": query_tokens,
+        "mask": mask,
+    }  # fmt: skip
+    (q, k, v), shape, logit = _prepare(arrays, scale, softcap, rules)
     out = np.empty((*shape.grid, shape.queries, v.shape[-1]))
 
     def take(heads: _Index) -> tuple[FloatArray, ...]:
@@ -227,8 +233,11 @@ def attention_kl(
     are those of the capped ones, by ``tanh(x + y) - tanh(x) = tanh(y) (1 - tanh(x) tanh(x + y))``.
     """
     arrays = {"q": q, "k": k, "k_hat": k_hat}
-    rules = {"causal": causal, "window": window, "sinks": sinks}
-    (q, k, k_hat), shape, logit = _prepare(arrays, scale, softcap, query_tokens, mask, rules)
+    rules: dict[str, Any] = {
+        "causal": causal, "window": window, "sinks": sinks, "query_tokens": query_tokens,
+        "mask": mask,
+    }  # fmt: skip
+    (q, k, k_hat), shape, logit = _prepare(arrays, scale, softcap, rules)
     out = np.empty((*shape.grid, shape.queries))
     compiled = runtime.kernels("attention_rows") if shape.visible.kernel_knows else None
 
@@ -337,8 +346,6 @@ def _prepare(
     arrays: dict[str, ArrayLike],
     scale: float | None,
     softcap: float | None,
-    query_tokens: ArrayLike | None,
-    mask: ArrayLike | None,
     rules: dict[str, Any],
 ) -> tuple[list[FloatArray], _Shape, _Logit]:
     """Check q, k and whatever belongs to the same tokens as k; broadcast the leading axes."""
@@ -358,9 +365,7 @@ def _prepare(
         shapes = ", ".join(f"{name} {x.shape}" for name, x in checked.items())
         raise ValueError(f"leading axes must broadcast, got {shapes}") from None
     queries, tokens = q.shape[-2], k.shape[-2]
-    visible = visibility(
-        queries, tokens, lead or (1,), query_tokens=query_tokens, mask=mask, **rules
-    )
+    visible = visibility(queries, tokens, lead or (1,), **rules)
     shape = _Shape(lead, queries, tokens, dim, visible)
     factor = 1 / math.sqrt(dim) if scale is None else check_positive(scale, "scale")
     cap = None if softcap is None else check_positive(softcap, "softcap")

@@ -100,7 +100,8 @@ class BlockQuantizer:
         >>> BlockQuantizer(4, along="tokens", size=32).bytes_per_token(64)
         40
         """
-        codes = packing.bytes_per_vector(check_dim(dim), self.bits)
+        dim = check_dim(dim)
+        codes = packing.bytes_per_vector(dim, self.bits)
         if self.along == "coordinates":
             return codes + self.groups((1, dim))[0] * self._bytes_of_group
         if self.size is None:

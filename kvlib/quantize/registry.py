@@ -174,8 +174,8 @@ def named(name: str, bits: int, **options: Any) -> Scheme:
         "mmse") of the sketched caches. ``scale`` ("norm", "matched", "unbiased") and
         ``side_dtype`` of every quantizer that can have them: a sketched 1-bit budget has no
         codebook to rescale and keeps its residual norm only. EDEN and C-EDEN are unbiased whatever
-        ``scale``. Options that a scheme of this family has no use for are checked and change
-        nothing.
+        ``scale``; ``block`` gives C-EDEN a mean for every so many tokens. Options that a scheme of
+        this family has no use for are checked and change nothing.
 
     Raises
     ------
@@ -223,6 +223,7 @@ def _rotated_scheme(name: str, *, key_sketched: bool, value_sketched: bool) -> B
         sketch_scale: str = "unbiased",
         scale: str = "norm",
         side_dtype: str = "float16",
+        block: int | None = None,
     ) -> Scheme:
         # Check what this scheme does not use, too: a misspelt option must not pass in silence.
         RotatedQuantizer(
@@ -233,6 +234,8 @@ def _rotated_scheme(name: str, *, key_sketched: bool, value_sketched: bool) -> B
             sketch_scale=sketch_scale,
             scale=scale,
             side_dtype=side_dtype,
+            center=True,
+            block=block,
         )
 
         def quantizer(sketched: bool) -> RotatedQuantizer:
@@ -246,6 +249,7 @@ def _rotated_scheme(name: str, *, key_sketched: bool, value_sketched: bool) -> B
                 scale="norm" if sketched and bits == 1 else chosen,
                 side_dtype=side_dtype,
                 center=name == "C-EDEN",
+                block=block if name == "C-EDEN" else None,
             )
 
         return Scheme(name, quantizer(key_sketched), quantizer(value_sketched))

@@ -17,7 +17,14 @@ from kvlib import laws, quantize, stats
 from kvlib.data import captured, heads, synthetic
 from kvlib.laws import sphere, splitting
 from kvlib.measure import attention, metrics
-from kvlib.quantize import RotatedQuantizer, codebooks, packing, registry, rotations
+from kvlib.quantize import (
+    BlockQuantizer,
+    RotatedQuantizer,
+    codebooks,
+    packing,
+    registry,
+    rotations,
+)
 from kvlib.quantize.codebooks import Codebook
 from kvlib.quantize.rotations import Rotation
 from kvlib.quantize.sketches import SignSketch
@@ -214,6 +221,17 @@ CACHE = captured.KVCache(
 OBSERVED, NULL = np.arange(6.0), np.arange(6.0) + 0.5
 
 
+LONG = np.random.default_rng(2).standard_normal((120, 64)).astype(np.float32)
+
+
+def grown(n):
+    """Vectors that grow to 100 and shrink."""
+    cache = RotatedQuantizer(3).grow(seed=n)
+    cache.append(LONG)
+    cache.truncate(n + 1)
+    return cache
+
+
 def stored(encoded):
     parts = [getattr(encoded, field.name) for field in dataclasses.fields(encoded)][1:]
     return [part.tolist() if isinstance(part, np.ndarray) else part for part in parts]
@@ -292,6 +310,57 @@ WITH_INTEGERS = {
     "vectors": (lambda n: heads.vectors(CACHE, "k", count=n).tolist(), 100),
     "KVCache.layers": (
         lambda n: repr(dataclasses.replace(CACHE, layers=(n, 1), heads=(n, 2))),
+        100,
+    ),
+    "block_size": (lambda n: rotations.block_size(n), 100),
+    "RotatedQuantizer.block": (
+        lambda n: (
+            RotatedQuantizer(3, center=True, block=n).nbytes_for((n, n, n)),
+            RotatedQuantizer(3, center=True, block=n).encode(X).mean.tolist(),
+        ),
+        100,
+    ),
+    "RotatedQuantizer.bytes": (
+        lambda n: (
+            RotatedQuantizer(3, sketch="haar").bytes_per_token(n),
+            RotatedQuantizer(3, center=True).fixed_bytes(n),
+        ),
+        100,
+    ),
+    "BlockQuantizer.bytes": (
+        lambda n: [
+            (q.bytes_per_token(n), q.fixed_bytes(n), q.nbytes_for((n, n, n)))
+            for q in (BlockQuantizer(3, size=n), BlockQuantizer(3, along="tokens"))
+        ],
+        100,
+    ),
+    "grow": (
+        lambda n: [grown(n).decode(start=n).tolist(), grown(n).encoded().seed],
+        40,
+    ),
+    "window and sinks": (
+        lambda n: attention.attention_weights(X, X, causal=True, window=n, sinks=n).tolist(),
+        100,
+    ),
+    "query_tokens": (
+        lambda n: attention.attention_weights(
+            X[:1], LONG, causal=True, query_tokens=np.array([n])
+        ).tolist(),
+        100,
+    ),
+    "KVCache.sliding_window": (
+        lambda n: repr(dataclasses.replace(CACHE, sliding_window=n, sinks=n)),
+        100,
+    ),
+    "KVCache.query_tokens": (
+        lambda n: [
+            h.options["query_tokens"].tolist()
+            for h in heads.heads(
+                dataclasses.replace(
+                    CACHE, q=CACHE.q[..., :2, :], query_tokens=np.array([n - 100, n])
+                )
+            )
+        ],
         100,
     ),
     "attention_output": (

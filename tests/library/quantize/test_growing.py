@@ -319,6 +319,19 @@ def test_a_mean_a_block_is_each_block_by_itself(tokens, dtype):
         np.testing.assert_array_equal(decoded[..., start : start + 8, :], alone.decode())
 
 
+def test_c_eden_has_a_mean_a_block_by_name():
+    scheme = named("C-EDEN", 4, block=128)
+    assert scheme.key == RotatedQuantizer(4, scale="unbiased", center=True, block=128)
+    assert named("EDEN", 4, block=128) == named("EDEN", 4)
+    with pytest.raises(ValueError, match="block must be an integer >= 1, got 0"):
+        named("EDEN", 4, block=0)
+    cache = scheme.grow(seed=1)
+    k, v = vectors(300), vectors(300, seed=1)
+    for start in range(0, 300, 50):
+        cache.append(k[..., start : start + 50, :], v[..., start : start + 50, :])
+    assert_same_bytes(cache.encoded().key, scheme.encode(k, v, seed=1).key)
+
+
 def test_block_means_follow_a_drift_that_one_mean_does_not():
     rng = np.random.default_rng(0)
     drift = np.repeat(5 * rng.standard_normal((4, 64)), 128, axis=0)
