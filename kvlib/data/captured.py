@@ -79,7 +79,8 @@ class KVCache:
         Positions as the model counts them, rising from token to token; by default the tokens that
         are no padding are counted from zero.
     mask : ndarray of bool, shape ([windows,] tokens), optional
-        False where a token is padding, which no query sees and no mean takes in.
+        False where a token is padding, which no query sees; given to ``encode``, no mean takes it
+        in.
     query_tokens : ndarray of int, shape (queries,), optional
         Index of the token of each query, rising; needed where not every token has its query.
 
@@ -91,9 +92,9 @@ class KVCache:
     Examples
     --------
     >>> q, k = np.ones((2, 9, 5, 8)), np.ones((2, 3, 5, 8))
-    >>> KVCache(q, k, k, name="tiny", sliding_window=[4, None])
-    KVCache('tiny', q (2, 9, 5, 8), k (2, 3, 5, 8), v (2, 3, 5, 8) float64, causal, group=3, \
-layers=(0, 1), heads=(0, 1, 2), sliding_window=(4, None))
+    >>> cache = KVCache(q, k, k, name="tiny", sliding_window=[4, None])
+    >>> cache.group, cache.layers, cache.sliding_window
+    (3, (0, 1), (4, None))
     """
 
     q: FloatArray

@@ -36,6 +36,8 @@ class Head:
         What else :func:`kvlib.measure.attention.attention_weights` must be told, by name: where the
         rows are not the last of a causal window, whose they are; the model's own scale, cap and
         sliding window; what is padding.
+    mask : ndarray of bool, shape (windows, [1,] tokens), or None
+        False where a token is padding: what ``encode`` must be told where it takes means.
 
     Examples
     --------
@@ -52,6 +54,7 @@ class Head:
     v: NDArray[Any]
     causal: bool
     rules: Mapping[str, Any] = field(default_factory=dict)
+    mask: NDArray[np.bool_] | None = None
 
     @property
     def dim(self) -> int:
@@ -103,12 +106,15 @@ def heads(
         If ``rows`` is not from 1 to the number of queries, or padding leaves no query.
     """
     chosen, own = _chosen(cache, rows)
+    real = None if cache.mask is None else cache.mask_of_tokens()
+    if real is not None and cache.group > 1:
+        real = real[:, None]
     for number, (label, *arrays) in enumerate(cache.heads_iter()):
         sliding = cache.sliding_window
         width = sliding[number // len(cache.heads)] if isinstance(sliding, tuple) else None
         rules = _rules(cache, own, width)
         q, k, v = (_windows_first(x, cache).astype(dtype) for x in arrays)
-        yield Head(label, q[..., chosen, :], k, v, cache.causal, rules)
+        yield Head(label, q[..., chosen, :], k, v, cache.causal, rules, real)
 
 
 def _windows_first(x: NDArray[Any], cache: KVCache) -> NDArray[Any]:

@@ -8,7 +8,7 @@ import pytest
 from kvlib import attention_kl, attention_output, attention_weights, relative_mse, sweeps
 from kvlib.data import captured, heads
 from kvlib.data.captured import KVCache
-from kvlib.quantize import named
+from kvlib.quantize import RotatedQuantizer, named
 from kvlib.sweeps import cell
 
 LAYERS, HEADS, GROUP, WINDOWS, TOKENS, DIM, WIDTH = 2, 3, 4, 2, 10, 8, 4
@@ -255,6 +255,19 @@ def test_repeating_the_keys_gives_the_same_rows_at_three_times_the_heads():
         kl = attention_kl(of_group.q, of_group.k, k_hat, **of_group.options)
         mine = attention_kl(head.q, head.k, k_hat[:, 0], **head.options)
         np.testing.assert_allclose(kl[:, number % GROUP], mine, rtol=1e-12)
+
+
+@pytest.mark.parametrize("group", [1, GROUP])
+def test_padding_of_a_head_is_left_out_of_its_mean(group):
+    q, k, v = arrays()
+    cache = KVCache(q[:, : HEADS * group], k, v, mask=REAL)
+    for number, head in enumerate(heads.heads(cache)):
+        layer, j = divmod(number, HEADS)
+        encoded = RotatedQuantizer(3, center=True).encode(head.k, mask=head.mask)
+        for window in range(WINDOWS):
+            mean = k[layer, j, window, REAL[window]].mean(0)
+            np.testing.assert_allclose(encoded.mean[window].ravel(), mean, atol=2e-3)
+    assert next(heads.heads(KVCache(q, k, v))).mask is None
 
 
 def test_a_plain_cache_says_causal_and_no_more():
