@@ -176,4 +176,6 @@ def judge_c04(predictions: ledger.Predictions, boxes: Boxes, lengths: Lengths) -
             "at one logit spread, and rank 32, the ratio is "
             f"{found[ONE_SPREAD][0].estimate:.2f}."
         ),
+        note="The two readings with unscaled factors have the same keys: their size in nats is "
+        "one number.",
     )

@@ -379,10 +379,10 @@ def judge_c08(
             "and a Gaussian sketch on V makes KQV's 6-D error "
             f"{measured.light_six_ratio().estimate:.2f} times KV's. On keys with {LIGHT} the KL of "
             f"QKQV is {gaussian:.1f} times KQV's with QJL's unbiased Gaussian sketch, "
-            f"{orthogonal:.2f} times with an orthogonal one and {fitted:.2f} times, near the "
-            "published 2.25, with a least-squares Gaussian one, which is not QJL's unbiased "
-            f"decoder ({len(sketch_readings())} readings; chance that a made-up pair of ratio and "
-            f"r is matched by the search {chance:.0%})."
+            f"{orthogonal:.2f} times with an orthogonal one and {fitted:.2f} times with a "
+            "least-squares Gaussian one. The last is near the published 2.25, but is not QJL's "
+            f"unbiased decoder ({len(sketch_readings())} readings; chance that a made-up pair of "
+            f"ratio and r is matched by the search {chance:.0%})."
         ),
     )
 
