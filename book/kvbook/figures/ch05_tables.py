@@ -69,7 +69,7 @@ def models(summaries: Mapping[str, ch05.RowSummary], heads: ch05.HeadKL) -> Any:
 
 def concordance(bridge: ch05.Bridge) -> Any:
     """Pairs in order along the bridge, lowest of the logit scales, a column for each budget."""
-    links = {**ch05.LINKS, "direction error and output error": ch05.ENDS}
+    links = {**ch05.LINKS, "direction error to output error": ch05.ENDS}
     found = {name: ch05.concordance(bridge, pair) for name, pair in links.items()}
     budgets = list(next(iter(found.values())))
     return table(
@@ -78,5 +78,6 @@ def concordance(bridge: ch05.Bridge) -> Any:
             [name, *(f"{min(i.estimate for i in of[bits]):.0%}" for bits in budgets)]
             for name, of in found.items()
         ],
-        "Within a budget: 16 cases (family × scheme), lowest of four logit scales",
+        f"Within a budget: {len(bridge.cells) // len(budgets)} cases (family × scheme), lowest of "
+        "four logit scales",
     )

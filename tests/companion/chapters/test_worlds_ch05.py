@@ -145,22 +145,22 @@ def common_errors(holds):
 
 
 def amplification(holds):
-    """Rows that are all amplified superlinearly, or half of them decided and all sublinear."""
-    decided = np.arange(ROWS) % 2 == 0
+    """Three rows in four off proportion, upwards with the condition; or all just below it."""
     # The condition holds on half of the rows, whatever is measured there.
     panel = alike(S2=0.5, S3=np.where(np.arange(ROWS) % 4 < 2, 0.4, 0.3))
-    estimate = np.full(ROWS, 1.0) if holds else np.where(decided, -1.0, 0.0)
+    row, up = np.arange(ROWS), ch05.superlinear_law(panel)
+    size = np.where(row // 4 % 4 < 3, 0.12, 0.03)
+    over_law = np.where(up, 1 + size, 1 - size) if holds else about(0.98, ROWS, 0.005)
     fall = ch05.relative_error_law("KQV", 2, 64) / ch05.relative_error_law("KQV", 4, 64)
     kl = np.ones((HEADS, len(CELLS)))
     kl[:, CELLS.index(("KQV", 2))] = fall ** about(1.2 if holds else 0.9, HEADS, 0.1)
-    excess = ch05.Excess(0.1, estimate, np.full(ROWS, 0.1))
-    return ch05.judge_c07(ch05.predict_c07(), panel, excess, head_kl(kl))
+    return ch05.judge_c07(ch05.predict_c07(), panel, over_law, head_kl(kl))
 
 
 CASES = [
     (family, arm, bits)
-    for family in ch05.FAMILIES
-    for arm in ("KV", *ch05.ARMS)
+    for family in ch05.BRIDGE_FAMILIES
+    for arm in ch05.BRIDGE_ARMS
     for bits in (2, 3, 4, 5, 6)
 ]
 

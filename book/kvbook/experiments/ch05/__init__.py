@@ -9,6 +9,8 @@ computer algebra, say what that should do. ``keys``, ``heads`` and ``bridge`` qu
 from __future__ import annotations
 
 from kvbook.experiments.ch05.bridge import (
+    BRIDGE_ARMS,
+    BRIDGE_FAMILIES,
     ENDS,
     LINKS,
     Bridge,
@@ -85,6 +87,7 @@ from kvbook.experiments.ch05.predicted import (
 )
 from kvbook.experiments.ch05.predictions import (
     ARMS,
+    C07_VARIANCE,
     predict_c07,
     predict_c12,
     predict_t11,
@@ -112,6 +115,7 @@ from kvbook.experiments.ch05.theory import (
     gaussian_rows,
     margin_law,
     needle_rows,
+    over_first_order_law,
     phase_map,
     reach_of_peaked_law,
     search_thresholds,
@@ -158,6 +162,9 @@ from kvbook.experiments.common import children, key_quantizer
 __all__ = [
     "ALWAYS",
     "ARMS",
+    "BRIDGE_ARMS",
+    "BRIDGE_FAMILIES",
+    "C07_VARIANCE",
     "ENDS",
     "FAMILIES",
     "LANGUAGE_MODEL",
@@ -249,6 +256,7 @@ __all__ = [
     "measure_value_dependence",
     "needle",
     "needle_rows",
+    "over_first_order_law",
     "over_peaked_law",
     "over_rotations",
     "phase_map",

@@ -12,6 +12,7 @@ from kvbook.experiments.ch05.keys import SCALES, Keys, by_scale, keys_and_querie
 from kvbook.experiments.common import children, key_quantizer
 from kvlib import attention_kl, attention_weights, stats
 from kvlib.checks import FloatArray
+from kvlib.data import synthetic
 from kvlib.data.synthetic import Family
 from kvlib.measure import metrics
 from kvlib.quantize import RotatedQuantizer, Scheme
@@ -19,13 +20,24 @@ from kvlib.stats import Interval
 
 SEEN = ("direction", "kl", "routing", "output")
 LINKS = {
-    "direction error and KL": ("direction", "kl"),
-    "KL and misrouted weight": ("kl", "routing"),
-    "KL and output error": ("kl", "output"),
+    "direction error to KL": ("direction", "kl"),
+    "KL to routing": ("kl", "routing"),
+    "KL to output error": ("kl", "output"),
 }
 """What C12 says KL connects, link by link."""
 ENDS = ("direction", "output")
 """Both ends of the bridge, without KL between them."""
+PAPER_FAMILIES = (
+    synthetic.GAUSSIAN,
+    synthetic.student_t(3),
+    synthetic.student_t(1.05),
+    synthetic.low_rank(4),
+)
+BRIDGE_FAMILIES = (*PAPER_FAMILIES, synthetic.common_mean(0.5))
+"""The paper's families, and one that the book adds."""
+PAPER_ARMS = ("KV", "KQV", "QKQV, Gaussian")
+BRIDGE_ARMS = (*PAPER_ARMS, "QKQV, orthogonal")
+"""The paper's schemes for keys, and a sketch that the book adds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +111,12 @@ class Bridge:
         """One of ``direction``, ``kl``, ``routing``, ``output``: shape (draws, cells, scales)."""
         return np.asarray(self.seen[:, :, SEEN.index(name)])
 
+    def of_paper(self) -> Bridge:
+        """Its cases of the paper's own families and schemes."""
+        own = [x[0] in PAPER_FAMILIES and x[1] in PAPER_ARMS for x in self.cells]
+        cells = [cell for cell, of_paper in zip(self.cells, own, strict=True) if of_paper]
+        return Bridge(cells, self.seen[:, own])
+
 
 def errors_of_case(
     keys: Keys, v: FloatArray, p: FloatArray, quantizer: RotatedQuantizer, seed: int
@@ -161,7 +179,7 @@ def across_families(bridge: Bridge) -> Interval:
 
     Scheme, budget and logit scale are fixed; the mean over all of them, an interval over draws.
     """
-    x, y = (bridge.of(name) for name in LINKS["direction error and KL"])
+    x, y = (bridge.of(name) for name in LINKS["direction error to KL"])
     alike = sorted({(arm, bits) for _, arm, bits in bridge.cells})
     shares = []
     for one in alike:
@@ -178,7 +196,7 @@ def _spearman(x: FloatArray, y: FloatArray) -> Interval:
 
 def lowest_within_budget(bridge: Bridge) -> Interval:
     """The lowest rank correlation of direction error and KL, of all budgets and logit scales."""
-    x, y = (bridge.of(name) for name in LINKS["direction error and KL"])
+    x, y = (bridge.of(name) for name in LINKS["direction error to KL"])
     found = []
     for bits in sorted({cell[2] for cell in bridge.cells}):
         of_budget = [cell[2] == bits for cell in bridge.cells]
@@ -188,7 +206,7 @@ def lowest_within_budget(bridge: Bridge) -> Interval:
 
 def across_budgets(bridge: Bridge, scale: int = 1) -> tuple[Interval, Interval]:
     """Rank correlation with KL over all cases of a logit scale: direction error, bits alone."""
-    x, y = (bridge.of(name)[..., scale] for name in LINKS["direction error and KL"])
+    x, y = (bridge.of(name)[..., scale] for name in LINKS["direction error to KL"])
     bits = np.broadcast_to([-cell[2] for cell in bridge.cells], y.shape)
     return _spearman(x, y), _spearman(bits.astype(float), y)
 

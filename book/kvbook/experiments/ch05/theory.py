@@ -53,6 +53,17 @@ def excess_law(panel: Panel, variance: float) -> FloatArray:
     return np.asarray((exact - laws.small_noise_kl(variance, panel.S2)) / variance**2)
 
 
+def over_first_order_law(panel: Panel, variance: float) -> FloatArray:
+    """E KL of each row over its first order, by quadrature: one where KL is in proportion.
+
+    Not a number for rows with 1e-9 or less off the top key, whose digits are lost.
+    """
+    first = laws.small_noise_kl(variance, panel.S2)
+    kept = 1 - panel.S2 > 1e-9
+    ratio = 1 + excess_law(panel, variance) * variance**2 / np.where(kept, first, 1.0)
+    return np.asarray(np.where(kept, ratio, np.nan))
+
+
 def margin_law(panel: Panel) -> FloatArray:
     """Relative size of the next order: the fourth over the second at variance one, of each row."""
     return np.asarray(coefficient_law(panel) / ((1 - panel.S2) / 2))
