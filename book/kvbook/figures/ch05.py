@@ -363,7 +363,7 @@ def _finish_bridge(left: Any, right: Any) -> None:
     left.set(xscale="log", yscale="log", ylabel="KL (nats)")
     left.set(xlabel="direction error of K (angle / $\\pi$)")
     left.set_xticks([0.01, 0.03, 0.1], ["0.01", "0.03", "0.1"])
-    left.text(0.0085, 0.07, "logit scale 4", fontsize=11)
+    left.text(0.0085, 0.3, "logit scale 4", fontsize=11)
     left.text(0.03, 3e-4, "logit scale ½", fontsize=11)
     right.set(xscale="log", yscale="log", xlabel="KL (nats)")
     right.set(ylabel="relative squared error of the output")
